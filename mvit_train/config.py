@@ -1,0 +1,252 @@
+"""The configuration: composed from conf/ and the command line, checked against the signatures it calls, built.
+
+A YAML node is a call: `_target_` plus keyword arguments, and the signature is the schema. Only this file and
+`__main__` know Hydra and OmegaConf; classes get plain arguments and never see the configuration.
+
+    cfg = compose(["experiment=k400_mvit_b", "optim.lr=1e-3"])
+    check(cfg)  # every mistake at once, before anything is built
+    model = build(cfg.model, num_classes=400)
+"""
+
+import copy
+import dataclasses
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
+
+from mvit_train.nodes import UNKNOWN, NodeChecker, call_node
+from mvit_train.signatures import Node, did_you_mean, show
+
+MAX_DEPTH = 20  # of nodes in nodes
+
+# What depends on the machine, not on the checkpoint that is used on it.
+NOT_FROM_CHECKPOINT = ("trainer", "logger", "runs")
+
+# Arguments that a task passes to `build`, by dotted path, and why the configuration cannot set them.
+INJECTED = {
+    "model.num_classes": "the data's class list decides it",
+    "module.model": "it is what `model` builds",
+    "module.labels": "the class list comes from the data",
+    "module.config": "it is this configuration",
+    "trainer.default_root_dir": "it is the run folder, runs/name/run_id",
+    "trainer.logger": "it is what `logger` builds",
+    "trainer.callbacks": "the task adds its own",
+    "trainer.plugins": "the task adds its own",
+}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Clip:
+    """The facts that model and data share."""
+
+    num_frames: int
+    sampling_rate: int
+    crop_size: int
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config:
+    """The root, field by field conf/config.yaml. A `Node` is a call; a dataclass is a group of plain values."""
+
+    task: Literal["train", "evaluate"]
+    name: str
+    run_id: str | None
+    runs: Path
+    seed: int
+    ckpt: Path | None
+    views: str
+    frame_order: Literal["forward", "shuffle", "reverse", "freeze", "all"]
+    clip: Clip
+    model: Node
+    data: Node
+    augment: dict[str, Node]
+    optim: Node
+    trainer: Node
+    logger: Node
+    module: Node
+
+    @classmethod
+    def check_arguments(cls, arguments: dict[str, Any]) -> dict[str, str]:
+        """Mistakes that types do not show; see `check`."""
+        mistakes = {}
+        ckpt = arguments.get("ckpt")
+        if ckpt is not None and not ckpt.exists():
+            mistakes["ckpt"] = "does not exist"
+        if arguments.get("task") == "evaluate" and "ckpt" in arguments and ckpt is None:
+            mistakes["ckpt"] = "task=evaluate needs ckpt=FILE, or the folder of a run"
+        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", arguments.get("views", "1x1")):
+            mistakes["views"] = "must be clips x crops, such as 5x1"
+        return mistakes
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration, one line each in `mistakes`."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        self.mistakes = list(mistakes)
+        count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
+        super().__init__("\n".join([f"{count} in the configuration", *(f"  {line}" for line in self.mistakes)]))
+
+
+def conf_dir() -> Path:
+    """Absolute path of conf/: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def compose(overrides: Sequence[str], saved: Mapping[str, Any] | None = None) -> DictConfig:
+    """conf/config.yaml, or the configuration that a checkpoint has saved, changed by the overrides of a command line.
+
+    Raises ConfigError for overrides that cannot be parsed and for choices that conf/ does not have. Unknown keys are
+    let in: `check` reports them together with all other mistakes.
+    """
+    mistakes: list[str] = []
+    with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+        parsed = [override for line in overrides if (override := _parse_override(line, mistakes))]
+        if mistakes:
+            raise ConfigError(mistakes)
+        values = [override for override in parsed if not _is_choice(override) and not override.is_delete()]
+        choices = [override for override in parsed if override not in values]
+        try:
+            cfg = hydra.compose("config", overrides=[override.input_line or "" for override in choices])
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+            text = str(error.__cause__ or error).partition("Config search path")[0]
+            raise ConfigError([" ".join(text.split())]) from error
+    if saved is not None:
+        cfg = _choose(OmegaConf.create(dict(saved)), choices, cfg)
+    for override in values:
+        _set_value(cfg, override.key_or_group, override.value())
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def check(cfg: DictConfig) -> None:
+    """Compares every node with the signature it configures. Raises one ConfigError that lists all mistakes.
+
+    A class may add checks that types cannot express, such as whether a folder exists: `check_arguments(arguments)`, a
+    classmethod that returns {argument: message}. It gets the arguments converted to their annotated types, defaults
+    filled in; nested nodes are still dicts with `_target_`. Arguments that are already known to be wrong, and injected
+    ones, are left out: read with `.get`.
+    """
+    references: dict[str, str] = {}
+    checker = NodeChecker(INJECTED, references)
+    checker.check(_plain(cfg, "", checker, references), target=Config)
+    if mistakes := checker.mistakes():
+        raise ConfigError(mistakes)
+
+
+def to_dict(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """The configuration as plain values, interpolations replaced by theirs or, for a checkpoint, kept: a later
+    override of `clip.num_frames` then still reaches everything that refers to it."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve))
+
+
+def to_yaml(cfg: DictConfig, *, resolve: bool = True) -> str:
+    """The configuration as YAML, interpolations replaced by their values."""
+    return OmegaConf.to_yaml(cfg, resolve=resolve)
+
+
+def build(node: DictConfig | dict[str, Any], **injected: Any) -> Any:
+    """Calls what a checked node names, nested nodes first. `injected`: further arguments, which only the task knows."""
+    plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
+    return call_node(cast(dict[str, Any], plain), **injected)
+
+
+def _parse_override(line: str, mistakes: list[str]) -> Override | None:
+    if "=" not in line and not line.startswith("~"):
+        mistakes.append(f"{line}: is no override; write key=value")
+        return None
+    try:
+        override = OverridesParser.create().parse_override(line)
+    except HydraException as error:
+        mistakes.append(f"{line}: cannot be read ({error}){_quoted(line)}")
+        return None
+    key = override.key_or_group
+    if not key or override.is_hydra_override():
+        mistakes.append(f"{line}: {'settings of Hydra itself have no effect here' if key else 'has no key'}")
+    elif override.is_sweep_override():
+        mistakes.append(f"{line}: several values; a list is written {key}=[a,b]{_quoted(line)}")
+    elif (options := _is_choice(override)) and not override.is_delete():
+        value = override.value()
+        for choice in value if isinstance(value, list) else [value]:
+            # A choice may lie deeper, `model=v2/small`: Hydra finds it itself.
+            if choice is not None and choice not in options and "/" not in str(choice):
+                nearest = did_you_mean(choice, options)
+                mistakes.append(f"{key} = {show(choice)}: conf/{key} has {', '.join(options)}{nearest}")
+    return override
+
+
+def _is_choice(override: Override) -> list[str]:
+    """What may be chosen, if the override names a folder of conf/ and not a key."""
+    return GlobalHydra.instance().config_loader().get_group_options(override.key_or_group)
+
+
+def _choose(saved: DictConfig, choices: Sequence[Override], composed: DictConfig) -> DictConfig:
+    """A checkpoint's configuration with the nodes that the command line chooses anew, and those of the machine."""
+    for key in NOT_FROM_CHECKPOINT:
+        if key in composed:
+            saved[key] = composed._get_node(key)
+    for override in choices:
+        key = override.key_or_group.replace("/", ".")
+        if key not in composed:
+            raise ConfigError(
+                [f"{override.input_line}: a checkpoint brings its own; leave it out or set single values"]
+            )
+        saved[key] = composed._get_node(key)
+    return saved
+
+
+def _set_value(cfg: DictConfig, key: str, value: Any) -> None:
+    """Sets a value, known or not. A node that is read from elsewhere becomes a copy of its own first: with
+    data.transform: ${augment.crop}, data.transform.flip=0 leaves augment.crop as it is."""
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        parent = OmegaConf.select(cfg, ".".join(parts[: end - 1])) if end > 1 else cfg
+        name = parts[end - 1]
+        if isinstance(parent, DictConfig) and name in parent and OmegaConf.is_interpolation(parent, name):
+            parent[name] = copy.deepcopy(parent[name])
+    try:
+        OmegaConf.update(cfg, key, value, merge=True, force_add=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([f"{key} = {show(value)}: {str(error).splitlines()[0]}"]) from error
+
+
+def _quoted(line: str) -> str:
+    """How a value with special characters is written, ready to be copied into a shell."""
+    key, _, value = line.partition("=")
+    quoted = shlex.quote(f'{key}="{value}"')
+    return f"; if the value is text, quote it: {quoted}"
+
+
+def _plain(node: Any, path: str, checker: NodeChecker, references: dict[str, str]) -> Any:
+    """node as dicts and lists without interpolations; those that cannot be resolved are noted and become UNKNOWN."""
+    if path.count(".") > MAX_DEPTH:
+        raise ConfigError([f"{path}: nodes refer to each other in a circle"])
+    keys = list(node) if isinstance(node, DictConfig) else range(len(node))
+    items = {}
+    for key in keys:
+        here = f"{path}.{key}" if path else str(key)
+        raw = cast(Any, OmegaConf.to_container(node, resolve=False))[key]
+        try:
+            value = node[key]
+            if OmegaConf.is_interpolation(node, key):
+                references[here] = str(raw)
+            items[key] = _plain(value, here, checker, references) if OmegaConf.is_config(value) else value
+        except MissingMandatoryValue:
+            checker.add(here, f"has no value yet; give {here}=...")
+            items[key] = UNKNOWN
+        except OmegaConfBaseException as error:
+            checker.add(here, str(error).splitlines()[0], raw)
+            items[key] = UNKNOWN
+    return items if isinstance(node, DictConfig) else list(items.values())
