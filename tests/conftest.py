@@ -1,0 +1,99 @@
+"""Videos drawn on the fly, every frame carrying its own index as black and white blocks that survive lossy coding."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+ROWS, COLUMNS, BLOCK = 3, 4, 16  # 12 bits, least significant first, in 64 x 48 pixels
+SHARED_VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
+
+# Key frames are rare enough for windows to start between them; most frames of a codec that has B-frames are such.
+CODEC_OPTIONS = {
+    "libx264": {"g": "12", "bf": "2", "preset": "ultrafast", "x264-params": "b-adapt=0:scenecut=0"},
+    "libx265": {"g": "12", "bf": "2", "preset": "ultrafast", "x265-params": "log-level=none"},
+    "libvpx-vp9": {"g": "12", "deadline": "realtime", "cpu-used": "8"},
+    "mpeg4": {"g": "12", "bf": "2"},
+    "mpeg2video": {"g": "12", "bf": "2"},
+}
+
+
+def barcode(index: int, block: int = BLOCK) -> np.ndarray:
+    """`index` as an RGB image (H, W, 3)."""
+    bits = (index >> np.arange(ROWS * COLUMNS) & 1).reshape(ROWS, COLUMNS)
+    grey = np.kron(bits, np.ones((block, block))) * 255
+    return grey.astype(np.uint8)[..., None].repeat(3, axis=-1)
+
+
+def draw_video(
+    path: Path,
+    num_frames: int,
+    *,
+    codec: str = "libx264",
+    fps: Fraction | int = 30,
+    times: Sequence[int] | None = None,
+    tick: Fraction | None = None,
+    first_index: int = 0,
+    block: int = BLOCK,
+    rotation: int = 0,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    """Frames `first_index`, `first_index + 1`... from 0 on at `fps`, or at `times` in units of `tick` (1 / fps)."""
+    tick = tick or 1 / Fraction(fps)
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream: Any = container.add_stream(codec, rate=Fraction(fps), options=CODEC_OPTIONS[codec] | (options or {}))
+        stream.width, stream.height, stream.pix_fmt = COLUMNS * block, ROWS * block, "yuv420p"
+        stream.codec_context.time_base = tick
+        if rotation:
+            stream.set_display_rotation(rotation)  # a player turns the picture counter-clockwise by these degrees
+        for index, time in enumerate(times or range(num_frames), first_index):
+            frame = av.VideoFrame.from_ndarray(barcode(index, block), "rgb24")
+            frame.pts, frame.time_base = time, tick
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`video("a.mp4", 90, fps=25)` is the path of a `draw_video`, drawn once per session for equal arguments."""
+    folder, drawn = tmp_path_factory.mktemp("videos"), {}
+    av.logging.set_level(av.logging.ERROR)  # encoders report their settings otherwise
+
+    def make(name: str, num_frames: int, **kwargs: Any) -> Path:
+        key = name, num_frames, repr(sorted(kwargs.items()))
+        if key not in drawn:
+            place = folder / str(len(drawn))
+            place.mkdir()
+            drawn[key] = draw_video(place / name, num_frames, **kwargs)
+        return drawn[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def read_barcodes() -> Callable[[Any], list[int]]:
+    """The indices in a clip (3, T, H, W), whatever its size."""
+
+    def read(clip: Any) -> list[int]:
+        grey = np.asarray(clip).mean(axis=0)
+        rows, columns = grey.shape[1] // ROWS, grey.shape[2] // COLUMNS
+        blocks = grey[:, : rows * ROWS, : columns * COLUMNS].reshape(-1, ROWS, rows, COLUMNS, columns)
+        centres = blocks[:, :, rows // 4 : -(rows // 4), :, columns // 4 : -(columns // 4)]  # edges blur
+        bits = centres.mean(axis=(2, 4)).reshape(-1, ROWS * COLUMNS) > 127
+        return (bits << np.arange(ROWS * COLUMNS)).sum(axis=1).tolist()
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def shared_videos() -> Path:
+    """The folder of real videos that lies beside the repository."""
+    if not SHARED_VIDEOS.is_dir():
+        pytest.skip(f"the real videos are not here: {SHARED_VIDEOS}")
+    return SHARED_VIDEOS
