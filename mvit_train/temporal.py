@@ -1,0 +1,111 @@
+"""Does a model look at time? Its accuracy when the frames of a clip are shuffled, reversed or frozen.
+
+A model that scores the same on shuffled frames recognises scenes, not motion (MViT, arXiv 2104.11227, Table 9:
+shuffling costs MViT-B 7.1 points of K400 top-1, 77.2 -> 70.1, and ViT-B 0.1).
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import LongTensor, Tensor
+
+FrameOrder = Literal["forward", "shuffle", "reverse", "freeze"]
+FRAME_ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
+
+
+def frame_permutation(order: FrameOrder, num_frames: int, video_id: str, clip_index: int) -> LongTensor:
+    """(T,) frame indices that put a clip into the given order.
+
+    `shuffle` depends on the video and the clip alone: the crops of a clip share it, and so do all runs and machines.
+    `freeze` repeats the middle frame. 4 frames: forward 0 1 2 3, reverse 3 2 1 0, freeze 2 2 2 2.
+    """
+    if order not in FRAME_ORDERS:
+        raise ValueError(f"frame order {order!r} is none of {', '.join(FRAME_ORDERS)}")
+    frames = torch.arange(num_frames)
+    if order == "shuffle":
+        seed = zlib.crc32(f"{video_id}\0{clip_index}".encode(errors="surrogateescape"))
+        frames = torch.randperm(num_frames, generator=torch.Generator().manual_seed(seed))
+    elif order == "reverse":
+        frames = frames.flip(0)
+    elif order == "freeze":
+        frames = torch.full_like(frames, num_frames // 2)
+    return frames  # type: ignore[return-value]
+
+
+def reorder(video: Tensor, order: FrameOrder, video_id: str, clip_index: Sequence[int] | Tensor) -> Tensor:
+    """The views of one video, (V, 3, T, S, S), with the frames of each in the given order; view v is of
+    clip `clip_index[v]`."""
+    clips = [int(clip) for clip in clip_index]
+    if len(clips) != len(video):
+        raise ValueError(f"{video_id}: {len(video)} views but {len(clips)} clip indices")
+    num_frames = video.shape[2]
+    return torch.stack(
+        [
+            view[:, frame_permutation(order, num_frames, video_id, clip).to(video.device)]
+            for view, clip in zip(video, clips, strict=True)
+        ]
+    )
+
+
+def time_report(confusions: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Any]:
+    """Which classes turn into each other when time runs backwards, and how these fare in each frame order.
+
+    Args:
+        confusions: (K, K) counts [label, predicted] per frame order, with "forward" and "reverse" among them.
+
+    Returns:
+        {"mirrored_pairs": [[c, d], ...], "mirrored": {order: accuracy}, "other": {order: accuracy}}: class names, and
+        percent of the videos of all mirrored and of all other classes; None where there are no such videos.
+    """
+    pairs = mirrored_pairs(confusions["forward"], confusions["reverse"])
+    mirrored = torch.zeros(len(class_names), dtype=torch.bool)
+    mirrored[[index for pair in pairs for index in pair]] = True
+    return {
+        "mirrored_pairs": [[class_names[c], class_names[d]] for c, d in pairs],
+        "mirrored": {order: _accuracy(table, mirrored) for order, table in confusions.items()},
+        "other": {order: _accuracy(table, ~mirrored) for order, table in confusions.items()},
+    }
+
+
+def mirrored_pairs(forward: Tensor, reverse: Tensor) -> list[tuple[int, int]]:
+    """Pairs c < d of which more than half the videos change sides in reverse: c is called d, and d is called c.
+
+    Two classes that most videos confuse when played forward already are a mistake of the model or of the labels, not
+    each other's mirror image. A class has at most one mirror image, since only one class can have more than half.
+    """
+    turned = 2 * reverse > reverse.sum(dim=1, keepdim=True)  # (K, K): most videos of c are called d
+    confused = 2 * forward > forward.sum(dim=1, keepdim=True)
+    turned &= ~confused
+    return [(c, d) for c, d in (turned & turned.T).nonzero().tolist() if c < d]
+
+
+def time_sentence(report: Mapping[str, Any]) -> str:
+    """The report in words: "2 mirrored classes: forward 97 %, reverse 3 %; the other classes: forward 90 %, ..."."""
+
+    def accuracies(group: Mapping[str, float | None]) -> str:
+        return ", ".join(f"{order} {value:.0f} %" for order, value in group.items() if value is not None)
+
+    count = 2 * len(report["mirrored_pairs"])
+    mirrored = accuracies(report["mirrored"])
+    other = accuracies(report["other"])
+    if not count:
+        return f"no two classes turn into each other in reverse; all classes: {other}"
+    sentence = f"{count} mirrored classes: {mirrored}"
+    return f"{sentence}; the other classes: {other}" if other else sentence
+
+
+def paired_change(right: Tensor, right_forward: Tensor) -> tuple[float, float]:
+    """Change of an accuracy against forward on the same videos, and the half width of its 95 % interval, in points.
+
+    right, right_forward: (N,) bool. The pairing counts: videos right both times or wrong both times have no variance.
+    """
+    change = right.double() - right_forward.double()  # (N,) in {-1, 0, 1}
+    half_width = 1.96 * change.std(correction=0) / len(change) ** 0.5
+    return 100 * change.mean().item(), 100 * half_width.item()
+
+
+def _accuracy(table: Tensor, classes: Tensor) -> float | None:
+    videos = int(table[classes].sum())
+    return 100 * int(table.diagonal()[classes].sum()) / videos if videos else None
