@@ -42,15 +42,18 @@ class PoolingAttention(nn.Module):
         self.num_heads, self.cls_token = num_heads, cls_token
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        head_dim = dim // num_heads
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-        for name, stride in (("q", q_stride), ("k", kv_stride), ("v", kv_stride)):
-            pool = norm = None
-            if stride is not None:
-                pool = nn.Conv3d(head_dim, head_dim, kernel, stride, padding, groups=head_dim, bias=False)
-                norm = nn.LayerNorm(head_dim, eps=LAYER_NORM_EPS)
-            self.register_module(f"pool_{name}", pool)
-            self.register_module(f"norm_{name}", norm)
+
+        def pooling(stride: THW | None) -> tuple[nn.Conv3d | None, nn.LayerNorm | None]:
+            if stride is None:
+                return None, None
+            head_dim = dim // num_heads
+            pool = nn.Conv3d(head_dim, head_dim, kernel, stride, padding, groups=head_dim, bias=False)
+            return pool, nn.LayerNorm(head_dim, eps=LAYER_NORM_EPS)
+
+        self.pool_q, self.norm_q = pooling(q_stride)
+        self.pool_k, self.norm_k = pooling(kv_stride)
+        self.pool_v, self.norm_v = pooling(kv_stride)
         self.q_grid = (kernel, q_stride, padding) if q_stride is not None else None
 
     def forward(self, x: Tensor, thw: THW) -> tuple[Tensor, THW]:

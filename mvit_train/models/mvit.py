@@ -65,9 +65,9 @@ class MViT(nn.Module):
         if any(not 0 < start < depth for start in stage_starts) or sorted(set(stage_starts)) != list(stage_starts):
             raise ValueError(f"stage_starts {stage_starts} must rise and lie between 1 and depth - 1 = {depth - 1}")
         self.input_size: THW = (num_frames, crop_size, crop_size)
-        padding = tuple((k - 1) // 2 if k > s else 0 for k, s in zip(patch_kernel, patch_stride, strict=True))
-        self.patch_embed = PatchEmbed(embed_dim, patch_kernel, patch_stride, padding)  # pyright: ignore
-        self.thw = conv_output(self.input_size, patch_kernel, patch_stride, padding)  # pyright: ignore
+        t, h, w = ((k - 1) // 2 if k > s else 0 for k, s in zip(patch_kernel, patch_stride, strict=True))
+        self.patch_embed = PatchEmbed(embed_dim, patch_kernel, patch_stride, (t, h, w))
+        self.thw = conv_output(self.input_size, patch_kernel, patch_stride, (t, h, w))
         if min(self.thw) < 1:
             raise ValueError(f"num_frames {num_frames}, crop_size {crop_size}: too small for a cube of {patch_kernel}")
         self.cls_token = parameter(1, 1, embed_dim, std=init_std) if cls_token else None

@@ -1,0 +1,82 @@
+"""Run folders and checkpoints: where a run lives, what is written, and how it is read back."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from mvit_train.labels import fingerprint
+
+RUN_ID_VARIABLE = "MVIT_TRAIN_RUN_ID"
+
+
+def run_folder(runs: Path, name: str, run_id: str | None) -> Path:
+    """`runs/<name>/<run id>`; the id is, in this order: given, the Slurm job's (requeues keep it), or the time.
+
+    The id is left in the environment, so that the processes Lightning starts for further devices use the same folder.
+    """
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    slurm_id = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
+    run_id = run_id or os.environ.get(RUN_ID_VARIABLE) or slurm_id or time.strftime("%Y%m%d-%H%M%S")
+    os.environ[RUN_ID_VARIABLE] = run_id
+    return runs / name / run_id
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes beside the final name, syncs, renames: a reader or a crash never meets half a checkpoint.
+
+    Reads with `weights_only=True`: a checkpoint cannot run code.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict:
+        return read_checkpoint(Path(path), map_location or "cpu")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """The file itself, or of a run folder its best checkpoint, or its last where no validation has run."""
+    candidates = [path] if path.is_file() else [path / "checkpoints" / f"{kind}.ckpt" for kind in ("best", "last")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise ValueError(f"ckpt: {path} is neither a checkpoint file nor a run folder with checkpoints/best.ckpt")
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Reads one of our checkpoints. Raises ValueError for a file that is damaged, foreign or holds code."""
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except OSError as error:
+        raise ValueError(f"ckpt: {path} cannot be read: {error}") from error
+    except Exception as error:  # torch reports damage with many types (RuntimeError, UnpicklingError, EOFError, ...)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"ckpt: {path} is no complete checkpoint of weights: {reason}") from error
+    if not isinstance(checkpoint, dict) or "mvit_train" not in checkpoint:
+        raise ValueError(f"ckpt: {path} was not written by mvit_train (it has no `mvit_train` entry)")
+    return checkpoint
+
+
+def weights_fingerprint(state_dict: dict[str, torch.Tensor]) -> str:
+    """Identifies weights by name, shape and value."""
+    return fingerprint(
+        f"{name} {tuple(tensor.shape)} {tensor.double().sum().item()!r} {tensor.double().abs().sum().item()!r}"
+        for name, tensor in sorted(state_dict.items())
+    )

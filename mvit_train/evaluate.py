@@ -1,0 +1,126 @@
+"""`task=evaluate`: every view of every validation video, in each frame order, to numbers and a report."""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Trainer
+
+from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint, weights_fingerprint
+from mvit_train.config import build, to_dict
+from mvit_train.data.datamodule import VideoDataModule
+from mvit_train.data.views import Views
+from mvit_train.labels import Labels
+from mvit_train.module import VideoClassifier
+from mvit_train.report import save_predictions, write_metrics, write_report
+from mvit_train.temporal import FRAME_ORDERS, FrameOrder, time_sentence
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg) -> None:
+    """Evaluates `ckpt` on the validation videos and writes the result beside it.
+
+    `cfg` is the checkpoint's own configuration, changed by what the command line says.
+    """
+    path = resolve_checkpoint(Path(cfg.ckpt))
+    checkpoint = read_checkpoint(path)
+    data: VideoDataModule = build(cfg.data)
+    module = build_module(cfg, data.labels)
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
+    run_dir = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    views = Views.parse(cfg.views)
+    orders = FRAME_ORDERS if cfg.frame_order == "all" else (cfg.frame_order,)
+    folder = run_dir / f"evaluate-{views}-{cfg.frame_order}"
+    trainer = build(cfg.trainer, default_root_dir=run_dir, logger=False)
+    metrics = evaluate(module, data, trainer, views=views, frame_orders=orders, run_dir=folder, checkpoint=path)
+    if trainer.is_global_zero:
+        print_summary(metrics, folder)
+
+
+def build_module(cfg, labels: Labels) -> VideoClassifier:
+    """The module of `cfg` for the data's classes."""
+    model = build(cfg.model, num_classes=len(labels))
+    return build(cfg.module, model=model, labels=labels, config=to_dict(cfg, resolve=False))
+
+
+def evaluate(
+    module: VideoClassifier,
+    data: VideoDataModule,
+    trainer: Trainer,
+    *,
+    views: Views,
+    frame_orders: Sequence[FrameOrder],
+    run_dir: Path,
+    checkpoint: Path,
+) -> dict[str, Any]:
+    """Scores the validation videos with the module's weights and writes predictions, metrics.json and report.html.
+
+    Each video is decoded once for all its views and frame orders. Videos that cannot be read are reported as failed.
+    """
+    data.test_views, module.frame_orders = views, tuple(frame_orders)
+    trainer.test(module, datamodule=data, verbose=False)
+    manifest = data.splits["val"]
+    evaluated = torch.stack([module.scores[order].complete for order in frame_orders]).all(0)
+    config = module.config or {}
+    scores = torch.stack([module.scores[order].mean() for order in frame_orders])
+    saved = read_checkpoint(checkpoint)
+    info = {
+        "experiment": config.get("name", ""),
+        "split": "val",
+        "views": str(views),
+        "data_root": str(manifest.root),
+        "checkpoint": {
+            "path": str(checkpoint),
+            "fingerprint": weights_fingerprint(module.model.state_dict()),
+            "epoch": saved["epoch"],
+            "global_step": saved["global_step"],
+        },
+        "label_fingerprint": data.labels.fingerprint,
+        "data_fingerprint": manifest.fingerprint,
+        "failures": [{"video": manifest.paths[i], "reason": reason} for i, reason in module.failures],
+        "substituted": [{"video": path, "reason": reason} for path, reason in module.unreadable.items()],
+        "config": config,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if not trainer.is_global_zero:
+        return {}
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_predictions(
+        run_dir / "predictions.npz",
+        video_ids=manifest.paths,
+        labels=np.array(manifest.targets),
+        class_names=data.labels.names,
+        frame_orders=frame_orders,
+        scores=scores.numpy(),
+        evaluated=evaluated.numpy(),
+        info=info,
+    )
+    metrics = write_metrics(run_dir)
+    write_report(run_dir)
+    return metrics
+
+
+def print_summary(metrics: dict[str, Any], run_dir: Path) -> None:
+    """The result in a few lines, and where everything was written."""
+    videos = metrics["videos"]
+    lines = [""]
+    for order, result in metrics["orders"].items():
+        lines.append(
+            f"  {order:8} top-1 {result['top1']:5.1f} %   top-5 {result['top5']:5.1f} %   "
+            f"mean class {result['mean_class_accuracy']:5.1f} %"
+        )
+    if "time" in metrics:
+        lines.append(f"  {time_sentence(metrics['time'])}")
+    lines.append(
+        f"  {videos['evaluated']} of {videos['expected']} videos evaluated, {videos['failed']} failed; "
+        f"{metrics['views']} views; {metrics['checkpoint']['path']}"
+    )
+    lines += [f"    failed: {failure['video']}: {failure['reason']}" for failure in metrics["failures"][:10]]
+    lines += [f"  {run_dir / name}" for name in ("report.html", "metrics.json", "predictions.npz")]
+    print("\n".join(lines))

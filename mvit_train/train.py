@@ -1,0 +1,85 @@
+"""`task=train`: fits a model, keeps the best and the last checkpoint, and evaluates the best in every frame order."""
+
+import logging
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+
+from mvit_train.checkpoint import AtomicCheckpointIO, read_checkpoint, resolve_checkpoint, run_folder
+from mvit_train.config import build, to_dict, to_yaml
+from mvit_train.data.datamodule import VideoDataModule
+from mvit_train.data.views import Views
+from mvit_train.evaluate import build_module, evaluate, print_summary
+from mvit_train.module import VideoClassifier
+from mvit_train.temporal import FRAME_ORDERS
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg) -> None:
+    """Trains what `cfg` describes in a run folder of its own, then evaluates it there."""
+    run_dir = run_folder(Path(cfg.runs), cfg.name, cfg.run_id)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(to_yaml(cfg))
+    data: VideoDataModule = build(cfg.data)
+    module = build_module(cfg, data.labels)
+    trainer = build(
+        cfg.trainer,
+        default_root_dir=run_dir,
+        logger=build(cfg.logger).loggers(run_dir, cfg.name, to_dict(cfg)),
+        callbacks=callbacks(run_dir),
+        plugins=[AtomicCheckpointIO()],
+    )
+    train(module, data, trainer, resume_from=resume_point(run_dir, cfg.ckpt))
+    best = resolve_checkpoint(run_dir)
+    module.load_state_dict(read_checkpoint(best)["state_dict"])
+    metrics = evaluate(
+        module, data, trainer, views=Views.parse(cfg.views), frame_orders=FRAME_ORDERS, run_dir=run_dir, checkpoint=best
+    )
+    if trainer.is_global_zero:
+        print_summary(metrics, run_dir)
+
+
+def train(module: VideoClassifier, data: VideoDataModule, trainer: Trainer, *, resume_from: Path | None) -> None:
+    """Fits, and leaves `checkpoints/last.ckpt` at the step it ended on."""
+    splits = data.splits
+    if trainer.is_global_zero:
+        parameters = sum(p.numel() for p in module.model.parameters())
+        print(
+            f"{trainer.default_root_dir}: {parameters / 1e6:.2f} M parameters, {len(splits['train'])} training and "
+            f"{len(splits['val'])} validation videos of {len(data.labels)} classes"
+            + (f", resuming from {resume_from}" if resume_from else "")
+        )
+    trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+    # A run that max_steps ends within an epoch has met no validation, and so no checkpoint callback.
+    trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+
+
+def callbacks(run_dir: Path) -> list[Callback]:
+    best_and_last = ModelCheckpoint(
+        run_dir / "checkpoints",
+        filename="best",
+        monitor="val/top1",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    return [best_and_last, ProgressBar()]
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar without the logger's version number."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+def resume_point(run_dir: Path, ckpt: Path | None) -> Path | None:
+    """The checkpoint named on the command line, else what an earlier leg of this very run has left, else none."""
+    if ckpt is not None:
+        return resolve_checkpoint(Path(ckpt))
+    last = run_dir / "checkpoints" / "last.ckpt"
+    return last if last.exists() else None
