@@ -1,6 +1,5 @@
 """`task=evaluate`: every view of every validation video, in each frame order, to numbers and a report."""
 
-import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 
-from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint, weights_fingerprint
+from mvit_train.checkpoint import AtomicCheckpointIO, read_checkpoint, resolve_checkpoint, weights_fingerprint
 from mvit_train.config import build, to_dict
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.views import Views
@@ -18,8 +18,6 @@ from mvit_train.labels import Labels
 from mvit_train.module import VideoClassifier
 from mvit_train.report import save_predictions, write_metrics, write_report
 from mvit_train.temporal import FRAME_ORDERS, FrameOrder, time_sentence
-
-log = logging.getLogger(__name__)
 
 
 def run(cfg) -> None:
@@ -37,7 +35,7 @@ def run(cfg) -> None:
     views = Views.parse(cfg.views)
     orders = FRAME_ORDERS if cfg.frame_order == "all" else (cfg.frame_order,)
     folder = run_dir / f"evaluate-{views}-{cfg.frame_order}"
-    trainer = build(cfg.trainer, default_root_dir=run_dir, logger=False)
+    trainer = build_trainer(cfg, run_dir, logger=False, callbacks=[])
     metrics = evaluate(module, data, trainer, views=views, frame_orders=orders, run_dir=folder, checkpoint=path)
     if trainer.is_global_zero:
         print_summary(metrics, folder)
@@ -47,6 +45,24 @@ def build_module(cfg, labels: Labels) -> VideoClassifier:
     """The module of `cfg` for the data's classes."""
     model = build(cfg.model, num_classes=len(labels))
     return build(cfg.module, model=model, labels=labels, config=to_dict(cfg, resolve=False))
+
+
+def build_trainer(cfg, run_dir: Path, *, logger, callbacks: list) -> Trainer:
+    """The trainer of `cfg`, writing below `run_dir`, with our checkpoint files and progress bar."""
+    if cfg.trainer.get("enable_progress_bar", True):
+        callbacks = [*callbacks, ProgressBar(leave=False)]
+    return build(
+        cfg.trainer, default_root_dir=run_dir, logger=logger, callbacks=callbacks, plugins=[AtomicCheckpointIO()]
+    )
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar without the logger's version number."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 def evaluate(

@@ -1,20 +1,17 @@
 """`task=train`: fits a model, keeps the best and the last checkpoint, and evaluates the best in every frame order."""
 
-import logging
 from pathlib import Path
 
-from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from mvit_train.checkpoint import AtomicCheckpointIO, read_checkpoint, resolve_checkpoint, run_folder
+from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint, run_folder
 from mvit_train.config import build, to_dict, to_yaml
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.views import Views
-from mvit_train.evaluate import build_module, evaluate, print_summary
+from mvit_train.evaluate import build_module, build_trainer, evaluate, print_summary
 from mvit_train.module import VideoClassifier
 from mvit_train.temporal import FRAME_ORDERS
-
-log = logging.getLogger(__name__)
 
 
 def run(cfg) -> None:
@@ -24,12 +21,9 @@ def run(cfg) -> None:
     (run_dir / "config.yaml").write_text(to_yaml(cfg))
     data: VideoDataModule = build(cfg.data)
     module = build_module(cfg, data.labels)
-    trainer = build(
-        cfg.trainer,
-        default_root_dir=run_dir,
-        logger=build(cfg.logger).loggers(run_dir, cfg.name, to_dict(cfg)),
-        callbacks=callbacks(run_dir),
-        plugins=[AtomicCheckpointIO()],
+    config = to_dict(cfg) | {"class_names": list(data.labels.names)}
+    trainer = build_trainer(
+        cfg, run_dir, logger=build(cfg.logger).loggers(run_dir, cfg.name, config), callbacks=[best_and_last(run_dir)]
     )
     train(module, data, trainer, resume_from=resume_point(run_dir, cfg.ckpt))
     best = resolve_checkpoint(run_dir)
@@ -56,8 +50,9 @@ def train(module: VideoClassifier, data: VideoDataModule, trainer: Trainer, *, r
     trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
 
 
-def callbacks(run_dir: Path) -> list[Callback]:
-    best_and_last = ModelCheckpoint(
+def best_and_last(run_dir: Path) -> ModelCheckpoint:
+    """Keeps `checkpoints/best.ckpt`, by validation top-1, and `checkpoints/last.ckpt`."""
+    return ModelCheckpoint(
         run_dir / "checkpoints",
         filename="best",
         monitor="val/top1",
@@ -65,16 +60,6 @@ def callbacks(run_dir: Path) -> list[Callback]:
         save_last=True,
         enable_version_counter=False,
     )
-    return [best_and_last, ProgressBar()]
-
-
-class ProgressBar(RichProgressBar):
-    """Lightning's bar without the logger's version number."""
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
 
 
 def resume_point(run_dir: Path, ckpt: Path | None) -> Path | None:

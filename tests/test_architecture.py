@@ -1,0 +1,84 @@
+"""Who may import whom: lower layers never know higher ones, and heavy packages stay where they are used."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1] / "mvit_train"
+
+# What a module of the package may import from the package; a missing row allows everything.
+ALLOWED = {
+    "labels": set(),
+    "signatures": set(),
+    "nodes": {"signatures"},
+    "config": {"nodes", "signatures"},
+    "__main__": {"config", "checkpoint"},
+    "models": {"models"},
+    "data": {"data", "labels"},
+    "optim": set(),
+    "metrics": set(),
+    "temporal": set(),
+    "report": {"metrics", "temporal"},
+    "checkpoint": {"labels"},
+    "tracking": set(),
+    "module": {"data", "labels", "metrics", "temporal", "optim"},
+}
+ONLY_IN = {
+    "hydra": {"config"},
+    "omegaconf": {"config"},
+    "lightning": {"__main__", "data.datamodule", "module", "checkpoint", "tracking", "train", "evaluate"},
+    "wandb": set(),
+    "pytorchvideo": {"data.dataset", "data.decode", "data.views"},
+    "av": {"data.stream", "data.decode", "data.motion", "report"},
+    "plotly": {"report"},
+}
+
+
+def imports():
+    """(module, imported dotted name) for every import statement in the package."""
+    found = []
+    for file in sorted(ROOT.rglob("*.py")):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found += [(module, alias.name) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                found.append((module, node.module))
+    assert len(found) > 200
+    return found
+
+
+def test_layers_import_only_what_lies_below_them():
+    wrong = []
+    for module, name in imports():
+        part, layer = name.split("."), module.split(".")[0]
+        if part[0] == "mvit_train" and len(part) > 1 and part[1] not in ALLOWED.get(layer, {part[1]}):
+            wrong.append(f"{module} imports {name}")
+    assert wrong == []
+
+
+def test_foreign_packages_are_imported_only_where_they_belong():
+    wrong = []
+    for module, name in imports():
+        package = name.split(".")[0]
+        if package in ONLY_IN and module not in ONLY_IN[package]:
+            wrong.append(f"{module} imports {name}")
+    assert wrong == []
+
+
+def test_models_work_with_torch_alone():
+    code = (
+        "import sys\n"
+        "for name in ('lightning', 'hydra', 'omegaconf', 'av', 'pytorchvideo', 'torchvision', 'wandb', 'plotly'):\n"
+        "    sys.modules[name] = None\n"
+        "from mvit_train.models import mvit_b, vit_b\n"
+        "print(mvit_b.__module__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.stdout.strip(), result.returncode) == ("mvit_train.models.mvit", 0), result.stderr
+
+
+def test_files_hold_one_idea():
+    long = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in ROOT.rglob("*.py")}
+    assert {name: lines for name, lines in long.items() if lines > 310} == {}

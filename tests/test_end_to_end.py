@@ -1,0 +1,185 @@
+"""The command line from videos to a report, with a tiny model and videos drawn here."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mvit_train.__main__ import main
+from mvit_train.checkpoint import RUN_ID_VARIABLE, read_checkpoint
+
+TINY = [
+    *("model.embed_dim=16", "model.depth=2", "model.stage_starts=[1]"),
+    *("clip.num_frames=4", "clip.sampling_rate=2", "clip.crop_size=32", "views=2x1"),
+    *("data.num_workers=0", "data.batch_size=4", "data.eval_batch_size=8"),
+    *("optim.lr=1e-3", "optim.lr_batch=4", "optim.warmup_epochs=1"),
+    *("trainer.max_epochs=2", "trainer.log_every_n_steps=1", "trainer.enable_progress_bar=false"),
+    *("trainer.accelerator=cpu", "trainer.devices=1"),
+]
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    monkeypatch.setenv(RUN_ID_VARIABLE, "")
+    monkeypatch.delenv(RUN_ID_VARIABLE)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # models this small only lose by sharing cores
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, video):
+    """Two class folders of twelve short videos."""
+    folder = tmp_path_factory.mktemp("mine")
+    for name, first in (("low", 0), ("high", 2048)):
+        (folder / name).mkdir()
+        for i in range(12):
+            shutil.copy(video("a.mp4", 20 + i, first_index=first + i), folder / name / f"{i}.mp4")
+    return folder
+
+
+def run(folder, runs, *overrides, wandb="off"):
+    return main([*TINY, f"data.root={folder}", f"runs={runs}", f"logger.wandb={wandb}", *overrides])
+
+
+def weights(path):
+    return read_checkpoint(path)["state_dict"]
+
+
+def test_a_folder_of_videos_becomes_a_model_a_score_and_a_report(folder, tmp_path, capsys):
+    assert run(folder, tmp_path, "run_id=a", wandb="offline") == 0
+    done = tmp_path / "motion" / "a"
+    found = {path.name for path in done.iterdir()}
+    assert {"config.yaml", "metrics.csv", "metrics.json", "predictions.npz", "report.html", "wandb"} <= found
+    assert {path.name for path in (done / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    printed = capsys.readouterr().out
+    assert str(done / "report.html") in printed
+    assert "top-1" in printed
+    metrics = json.loads((done / "metrics.json").read_text())
+    assert set(metrics["orders"]) == {"forward", "shuffle", "reverse", "freeze"}
+    assert metrics["videos"] == {"expected": 6, "evaluated": 6, "failed": 0}
+    columns = set(csv.DictReader((done / "metrics.csv").open()).fieldnames or ())
+    assert {"train/loss", "optim/lr", "val/loss", "val/top1", "epoch", "step"} <= columns
+    saved = read_checkpoint(done / "checkpoints" / "best.ckpt")["mvit_train"]
+    assert saved["class_names"] == ["high", "low"]
+    assert saved["config"]["clip"]["num_frames"] == 4
+    assert any((done / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_evaluation_takes_the_checkpoint_s_configuration_and_the_command_line_s_changes(folder, tmp_path):
+    assert run(folder, tmp_path, "run_id=a") == 0
+    done = tmp_path / "motion" / "a"
+    arguments = [
+        "task=evaluate",
+        f"ckpt={done}",
+        "views=3x3",
+        "frame_order=reverse",
+        "trainer.enable_progress_bar=false",
+    ]
+    assert main(arguments) == 0
+    metrics = json.loads((done / "evaluate-3x3-reverse" / "metrics.json").read_text())
+    assert (metrics["views"], list(metrics["orders"])) == ("3x3", ["reverse"])
+    assert metrics["checkpoint"]["path"] == str(done / "checkpoints" / "best.ckpt")
+    assert main([*arguments[:2], "views=2x1", "trainer.enable_progress_bar=false"]) == 0
+    again = np.load(done / "evaluate-2x1-all" / "predictions.npz")
+    first = np.load(done / "predictions.npz")
+    assert np.array_equal(again["scores"], first["scores"])  # the evaluation that ended the training
+
+
+def test_a_run_that_was_cut_short_ends_with_the_weights_of_an_uninterrupted_one(folder, tmp_path, capsys):
+    assert run(folder, tmp_path, "run_id=whole", "trainer.max_epochs=3") == 0
+    assert run(folder, tmp_path, "run_id=cut", "trainer.max_epochs=3", "trainer.max_steps=8") == 0
+    capsys.readouterr()
+    assert run(folder, tmp_path, "run_id=cut", "trainer.max_epochs=3") == 0  # the same command goes on
+    cut, whole = (tmp_path / "motion" / name for name in ("cut", "whole"))
+    assert f"resuming from {cut / 'checkpoints' / 'last.ckpt'}" in capsys.readouterr().out
+    expected, found = weights(whole / "checkpoints" / "last.ckpt"), weights(cut / "checkpoints" / "last.ckpt")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    losses = [
+        {
+            int(row["step"]): row["train/loss"]
+            for row in csv.DictReader((path / "metrics.csv").open())
+            if row["train/loss"]
+        }
+        for path in (whole, cut)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 12
+    assert run(folder, tmp_path, "run_id=other", "trainer.max_epochs=3", f"ckpt={whole}/checkpoints/last.ckpt") == 0
+    assert read_checkpoint(tmp_path / "motion" / "other" / "checkpoints" / "last.ckpt")["global_step"] == 12
+
+
+@pytest.fixture
+def broken(folder, tmp_path):
+    """A manifest with every kind of broken file in both splits."""
+    root = tmp_path / "broken"
+    shutil.copytree(folder, root)
+    whole = (root / "low" / "11.mp4").read_bytes()
+    (root / "truncated.mp4").write_bytes(whole[: len(whole) // 2])
+    (root / "zero.mp4").touch()
+    (root / "text.mp4").write_text("no video")
+    bad = [f"{name}.mp4,low\n" for name in ("nowhere", "truncated", "zero", "text")]
+    for split, numbers in (("train", range(8)), ("val", range(8, 12))):
+        good = [f"{name}/{i}.mp4,{name}\n" for name in ("low", "high") for i in numbers]
+        (root / f"{split}.csv").write_text("path,label\n" + "".join(good + bad))
+    return root
+
+
+def test_broken_videos_are_replaced_in_training_and_reported_in_evaluation(broken, tmp_path, capsys, caplog):
+    assert run(broken, tmp_path, "run_id=a", "module.max_unreadable=0.5", "trainer.max_epochs=3") == 0
+    metrics = json.loads((tmp_path / "motion" / "a" / "metrics.json").read_text())
+    assert metrics["videos"] == {"expected": 12, "evaluated": 8, "failed": 4}
+    assert {f["video"] for f in metrics["failures"]} == {"nowhere.mp4", "truncated.mp4", "zero.mp4", "text.mp4"}
+    assert {s["video"] for s in metrics["substituted"]} == {"nowhere.mp4", "truncated.mp4", "zero.mp4", "text.mp4"}
+    assert all(failure["reason"] for failure in metrics["failures"] + metrics["substituted"])
+    assert "unreadable training video, replaced by another one: nowhere.mp4: no such file" in caplog.text
+    assert "8 of 12 videos evaluated, 4 failed" in capsys.readouterr().out
+
+
+def test_too_many_broken_videos_stop_the_training_with_their_names(broken, tmp_path, capsys):
+    assert run(broken, tmp_path, "run_id=a", "trainer.max_epochs=3") == 1
+    message = capsys.readouterr().err
+    assert "of 20 training videos cannot be read, more than max_unreadable=0.01 allows (0.2)" in message
+    assert ".mp4: " in message
+
+
+def test_classes_that_differ_from_the_checkpoint_s_are_refused_with_the_difference(folder, tmp_path, capsys):
+    assert run(folder, tmp_path, "run_id=a") == 0
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "low").rename(other / "lowest")
+    assert main(["task=evaluate", f"ckpt={tmp_path}/motion/a", f"data.root={other}"]) == 1
+    assert "only in the first: low; only in the second: lowest" in capsys.readouterr().err
+
+
+def test_two_processes_evaluate_to_the_last_digit_like_one(folder, tmp_path):
+    assert run(folder, tmp_path, "run_id=a") == 0
+    done = tmp_path / "motion" / "a"
+    assert main(["task=evaluate", f"ckpt={done}", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu"]) == 0
+    one = np.load(done / "evaluate-2x1-all" / "predictions.npz")["scores"]
+    (done / "evaluate-2x1-all").rename(done / "one")
+    command = [sys.executable, "-m", "mvit_train", "task=evaluate", f"ckpt={done}", "trainer.accelerator=cpu"]
+    command += ["trainer.devices=2", "trainer.strategy=ddp", "data.eval_batch_size=2"]
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    two = np.load(done / "evaluate-2x1-all" / "predictions.npz")["scores"]
+    np.testing.assert_allclose(two, one, atol=2e-6)  # other batch sizes take other paths through the matrix library
+    metrics = [json.loads((done / name / "metrics.json").read_text()) for name in ("one", "evaluate-2x1-all")]
+    assert metrics[0]["orders"] == metrics[1]["orders"]
+    assert metrics[0]["videos"] == metrics[1]["videos"]
