@@ -1,4 +1,4 @@
-"""`task=evaluate`: every view of every validation video, in each frame order, to numbers and a report."""
+"""`task=evaluate`: scores all views of the validation videos, frames in order, shuffled, reversed."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -125,7 +125,7 @@ class VideoClassifier(LightningModule):
         logits = self(batch["video"]).float()
         self.scores["forward"].add(batch["video_index"], batch["view_index"], logits.softmax(1))
         target = smooth_one_hot(batch["label"], len(self.labels), 0.0)
-        self.loss_sum += cross_entropy(logits, target, reduction="sum").double().cpu()
+        self.loss_sum += cross_entropy(logits, target, reduction="sum").double()
 
     def on_validation_epoch_end(self) -> None:
         scores = self.scores["forward"]
@@ -171,7 +171,7 @@ class VideoClassifier(LightningModule):
             order: ViewScores(len(manifest), len(self.labels), num_views) for order in orders
         }
         self.failures = []
-        self.loss_sum = torch.zeros((), dtype=torch.float64)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
 
     def _summary(self, scores: ViewScores) -> dict:
         manifest = self.data.splits["val"]

@@ -1,4 +1,4 @@
-"""`task=train`: fits a model, keeps the best and the last checkpoint, and evaluates the best in every frame order."""
+"""`task=train`: fits a model and evaluates its best checkpoint in every frame order."""
 
 from pathlib import Path
 

@@ -100,12 +100,11 @@ class TrainClips(KineticsView):
     """One random clip a video. A video that cannot be read is replaced by another one, the same in every run."""
 
     def __getitem__(self, epoch_index: EpochIndex) -> Item:
-        epoch, index = epoch_index
+        epoch, asked = epoch_index
         failures: list[Failure] = []
         for attempt in range(MAX_SUBSTITUTES):
-            rng = np.random.default_rng([self.seed, epoch, epoch_index[1], attempt])
-            if attempt:
-                index = int(rng.integers(len(self)))
+            rng = np.random.default_rng([self.seed, epoch, asked, attempt])
+            index = asked if attempt == 0 else int(rng.integers(len(self)))
             try:
                 return self.item(index, self.read(index, rng), failures)
             except DecodeError as error:
