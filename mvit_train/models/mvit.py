@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mvit_train.models.attention import LAYER_NORM_EPS, Block
-from mvit_train.models.layers import THW, PatchEmbed, conv_output, init_weights, parameter
+from mvit_train.models.layers import THW, PatchEmbed, conv_output, init_differences, init_weights, parameter
 
 
 class MViT(nn.Module):
@@ -35,6 +35,8 @@ class MViT(nn.Module):
         pos_embed: "separate" spatial and temporal tables that are added, or one "joint" table (paper, Table 11).
         cls_token: classify from a class token; otherwise from the mean of the normalised tokens.
         init_std: standard deviation of the initial linear weights, class token and position embedding.
+        stem_init: start of the patch embedding's kernels: PyTorch's "default", as in the papers, or "difference" in
+            time, with which small models learn motion from scratch.
         drop_path_rate: stochastic depth of the last block; earlier blocks rise to it linearly from 0.
         dropout: dropout before the classification layer.
     """
@@ -56,6 +58,7 @@ class MViT(nn.Module):
         pos_embed: Literal["separate", "joint"] = "separate",
         cls_token: bool = True,
         init_std: float = 0.02,
+        stem_init: Literal["default", "difference"] = "default",
         drop_path_rate: float = 0.2,
         dropout: float = 0.5,
     ) -> None:
@@ -101,6 +104,8 @@ class MViT(nn.Module):
         self.head.add_module("dropout", nn.Dropout(dropout))
         self.head.add_module("projection", nn.Linear(dim, num_classes))
         self.apply(partial(init_weights, std=init_std))
+        if stem_init == "difference":
+            init_differences(self.patch_embed.proj)
 
     def forward(self, video: Tensor) -> Tensor:
         """video: (B, 3, T, S, S), normalised RGB. Returns logits (B, K)."""
