@@ -1,5 +1,7 @@
 """`task=evaluate`: scores all views of the validation videos, frames in order, shuffled, reversed."""
 
+import math
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.callbacks import RichProgressBar
 
 from mvit_train.checkpoint import AtomicCheckpointIO, read_checkpoint, resolve_checkpoint, weights_fingerprint
@@ -50,7 +53,7 @@ def build_module(cfg, labels: Labels) -> VideoClassifier:
 def build_trainer(cfg, run_dir: Path, *, logger, callbacks: list) -> Trainer:
     """The trainer of `cfg`, writing below `run_dir`, with our checkpoint files and progress bar."""
     if cfg.trainer.get("enable_progress_bar", True):
-        callbacks = [*callbacks, ProgressBar(leave=False)]
+        callbacks = [*callbacks, ProgressBar(leave=False) if sys.stdout.isatty() else ProgressLines()]
     return build(
         cfg.trainer, default_root_dir=run_dir, logger=logger, callbacks=callbacks, plugins=[AtomicCheckpointIO()]
     )
@@ -63,6 +66,19 @@ class ProgressBar(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
+
+
+class ProgressLines(LightningProgressBar):
+    """One line per validation, for logs and batch jobs, where a bar would leave nothing or thousands of lines."""
+
+    def disable(self) -> None:
+        """Lightning calls it on all ranks but the first; there is nothing to switch off."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            names = ("train/loss", "val/loss", "val/top1")
+            values = "  ".join(f"{name} {trainer.callback_metrics.get(name, math.nan):.3f}" for name in names)
+            print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}  {values}", flush=True)
 
 
 def evaluate(
