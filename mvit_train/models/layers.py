@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 THW = tuple[int, int, int]
 
+INIT_STD = 0.02
+
 
 def conv_output(size: THW, kernel: THW, stride: THW, padding: THW) -> THW:
     """Grid after a convolution or pooling, per axis: 78, kernel 3, stride 2, padding 1 -> 39."""
@@ -54,21 +56,21 @@ class DropPath(nn.Module):
         return f"rate={self.rate}"
 
 
-def init_weights(module: nn.Module, std: float) -> None:
-    """Initialisation of the papers' models: linear weights N(0, std), every bias 0, LayerNorm 1 and 0.
+def init_weights(module: nn.Module) -> None:
+    """Initialisation of the papers' models: linear weights N(0, 0.02), every bias 0, LayerNorm 1 and 0.
 
     Convolutions (stem and pooling) keep PyTorch's default. The 0.02 biases of today's SlowFast came later, with
     the reversible models (its commit 64f8d7e), and are left out.
     """
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=std)
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
         nn.init.zeros_(module.bias)
 
 
 def init_differences(stem: nn.Conv3d, gain: float = 6.0) -> None:
     """Makes the stem's initial kernels differences in time: their weights sum to zero over t, then grow by `gain`.
 
-    With PyTorch's default nearly all of a token is colour and texture, motion about 1 % of its power, and the LayerNorm
+    With PyTorch's default nearly all of a token is colour and texture, motion about 2 % of its power, and the LayerNorm
     of each token scales by the rest: models 32 wide stay at chance on small moving objects. With differences a token
     starts from what changes, and the gain brings it from 0.1 to the order of 1, where the residual stream uses it.
     """
@@ -79,6 +81,6 @@ def init_differences(stem: nn.Conv3d, gain: float = 6.0) -> None:
         stem.weight *= gain
 
 
-def parameter(*shape: int, std: float) -> nn.Parameter:
+def parameter(*shape: int) -> nn.Parameter:
     """A learned tensor drawn from a truncated normal (class token, position embeddings)."""
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=std))
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=INIT_STD))

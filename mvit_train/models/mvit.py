@@ -6,7 +6,6 @@ channels. ViT is the model with one stage and no pooling. Parameter names are Py
 load as they are. Every model returns logits (B, K), in training and in evaluation.
 """
 
-from functools import partial
 from typing import Literal
 
 import torch
@@ -34,7 +33,6 @@ class MViT(nn.Module):
             that keys keep one resolution (paper, Table 14 "adaptive"). None: no key and value pooling.
         pos_embed: "separate" spatial and temporal tables that are added, or one "joint" table (paper, Table 11).
         cls_token: classify from a class token; otherwise from the mean of the normalised tokens.
-        init_std: standard deviation of the initial linear weights, class token and position embedding.
         stem_init: start of the patch embedding's kernels: PyTorch's "default", as in the papers, or "difference" in
             time, with which small models learn motion from scratch.
         drop_path_rate: stochastic depth of the last block; earlier blocks rise to it linearly from 0.
@@ -57,7 +55,6 @@ class MViT(nn.Module):
         kv_stride: THW | None = (1, 8, 8),
         pos_embed: Literal["separate", "joint"] = "separate",
         cls_token: bool = True,
-        init_std: float = 0.02,
         stem_init: Literal["default", "difference"] = "default",
         drop_path_rate: float = 0.2,
         dropout: float = 0.5,
@@ -73,8 +70,8 @@ class MViT(nn.Module):
         self.thw = conv_output(self.input_size, patch_kernel, patch_stride, (t, h, w))
         if min(self.thw) < 1:
             raise ValueError(f"num_frames {num_frames}, crop_size {crop_size}: too small for a cube of {patch_kernel}")
-        self.cls_token = parameter(1, 1, embed_dim, std=init_std) if cls_token else None
-        self._add_position_embedding(pos_embed, embed_dim, init_std)
+        self.cls_token = parameter(1, 1, embed_dim) if cls_token else None
+        self._add_position_embedding(pos_embed, embed_dim)
 
         rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         dim, heads, blocks = embed_dim, num_heads, []
@@ -103,7 +100,7 @@ class MViT(nn.Module):
         self.head = nn.Sequential()
         self.head.add_module("dropout", nn.Dropout(dropout))
         self.head.add_module("projection", nn.Linear(dim, num_classes))
-        self.apply(partial(init_weights, std=init_std))
+        self.apply(init_weights)
         if stem_init == "difference":
             init_differences(self.patch_embed.proj)
 
@@ -122,16 +119,16 @@ class MViT(nn.Module):
         x = self.norm(x).mean(1) if self.cls_token is None else self.norm(x[:, 0])
         return self.head(x)
 
-    def _add_position_embedding(self, kind: Literal["separate", "joint"], dim: int, std: float) -> None:
+    def _add_position_embedding(self, kind: Literal["separate", "joint"], dim: int) -> None:
         t, h, w = self.thw
         self.pos_embed_kind = kind
         if kind == "joint":
-            self.pos_embed = parameter(1, t * h * w + (self.cls_token is not None), dim, std=std)
+            self.pos_embed = parameter(1, t * h * w + (self.cls_token is not None), dim)
             return
-        self.pos_embed_spatial = parameter(1, h * w, dim, std=std)
-        self.pos_embed_temporal = parameter(1, t, dim, std=std)
+        self.pos_embed_spatial = parameter(1, h * w, dim)
+        self.pos_embed_temporal = parameter(1, t, dim)
         if self.cls_token is not None:
-            self.pos_embed_class = parameter(1, 1, dim, std=std)
+            self.pos_embed_class = parameter(1, 1, dim)
 
     def _position_embedding(self) -> Tensor:
         if self.pos_embed_kind == "joint":

@@ -95,6 +95,29 @@ def test_drop_path_rises_linearly_and_keeps_the_expectation():
     assert out.mean().item() == pytest.approx(1.0, abs=0.02)
 
 
+def test_a_stem_of_differences_sees_change_and_nothing_else_at_the_start():
+    model = MViT(**V1_TINY, crop_size=32, stem_init="difference")
+    stem = model.patch_embed.proj
+    assert stem.weight.sum(2).abs().max() < 1e-5
+    still, moving = torch.randn(1, 3, 1, 32, 32).expand(-1, -1, 8, -1, -1), torch.randn(1, 3, 8, 32, 32)
+    inner = stem(still)[:, :, 1:-1] - stem.bias[:, None, None, None]  # the first and last cube reach into padding
+    assert inner.abs().max() < 1e-4
+    assert stem(moving).std() > 1
+    with pytest.raises(ValueError, match="patch kernel over 2 or more frames"):
+        vit_b(stem_init="difference")
+
+
+def test_the_papers_initialisation_is_the_default():
+    torch.manual_seed(0)
+    model = mvit_b()
+    block = model.blocks[5]
+    assert block.mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert model.pos_embed_spatial.std().item() == pytest.approx(0.02, rel=0.02)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") and "patch_embed" not in name:
+            assert parameter.abs().max() == 0, name
+
+
 def test_every_parameter_gets_a_gradient():
     for model in (MViT(**V1_TINY, crop_size=32), MViT(**V1_TINY, crop_size=32, cls_token=False)):
         model(torch.randn(2, 3, 8, 32, 32)).sum().backward()
