@@ -57,6 +57,8 @@ def csv_logger(run_dir: Path) -> CSVLogger:
 def wandb_logger(run_dir: Path, name: str, project: str, config: dict[str, Any], *, offline: bool) -> list[WandbLogger]:
     """W&B's logger, or none with a warning: a tracker that does not start must not stop a training run."""
     run_id = f"{name}-{run_dir.name}"
+    if offline:  # where there is no address to show, its messages are about itself
+        os.environ.setdefault("WANDB_SILENT", "true")
     try:
         logger = WandbLogger(
             name=run_id,
@@ -65,7 +67,6 @@ def wandb_logger(run_dir: Path, name: str, project: str, config: dict[str, Any],
             save_dir=run_dir,
             offline=offline,
             config=config,
-            settings={"silent": offline},
         )
         _ = logger.experiment  # starts the service now, where a failure can be told
     except Exception as error:  # whatever its service, network or login brings up
