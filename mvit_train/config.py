@@ -85,8 +85,8 @@ class Config:
             mistakes["ckpt"] = "does not exist"
         if arguments.get("task") == "evaluate" and "ckpt" in arguments and ckpt is None:
             mistakes["ckpt"] = "task=evaluate needs ckpt=FILE, or the folder of a run"
-        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", arguments.get("views", "1x1")):
-            mistakes["views"] = "must be clips x crops, such as 5x1"
+        if not re.fullmatch(r"[1-9]\d*x[13]", arguments.get("views", "1x1")):
+            mistakes["views"] = "must be clips x crops, with 1 or 3 crops, such as 5x1"
         return mistakes
 
 
