@@ -58,7 +58,8 @@ class VideoClassifier(LightningModule):
         self.frame_orders: tuple[FrameOrder, ...] = ("forward",)
         self.unreadable: dict[str, str] = {}  # training videos that were replaced: path -> reason
         self.substituted = 0
-        self.failures: list[Failure] = []  # of the evaluation under way
+        self.failures: list[Failure] = []  # of the evaluation under way, on this rank
+        self.val_failures: list[Failure] = []  # of the last validation, on all ranks
 
     def forward(self, video: Tensor) -> Tensor:
         """video: uint8 (B, 3, T, S, S). Returns logits (B, K)."""
@@ -130,13 +131,25 @@ class VideoClassifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         scores = self.scores["forward"]
         scores.gather()
+        self._name_failures(gather_failures(self.failures))
         loss = torch.as_tensor(self.all_gather(self.loss_sum)).sum() / max(int(scores.complete.sum()), 1)
         if self.trainer.sanity_checking:
             return
         summary = self._summary(scores)
         self.log("val/loss", loss.float())
+        self.log("val/failed", float(len(self.val_failures)))
         names = ("top1", "top5", "mean_class_accuracy")
         self.log_dict({f"val/{name}": float(summary[name]) for name in names}, prog_bar=True)
+
+    def _name_failures(self, failures: list[Failure]) -> None:
+        for index, reason in failures:
+            if (index, reason) not in self.val_failures:
+                log.warning(
+                    "unreadable validation video, left out of the score: %s: %s",
+                    self.data.splits["val"].paths[index],
+                    reason,
+                )
+        self.val_failures = failures
 
     # Testing: every view of every video, in each frame order
 

@@ -1,10 +1,12 @@
 """Where numbers go while a run is under way: always metrics.csv, and Weights & Biases."""
 
 import csv
+import io
 import logging
 import netrc
 import os
 import warnings
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,7 +70,8 @@ def wandb_logger(run_dir: Path, name: str, project: str, config: dict[str, Any],
             offline=offline,
             config=config,
         )
-        _ = logger.experiment  # starts the service now, where a failure can be told
+        with redirect_stderr(io.StringIO()) if offline else nullcontext():
+            _ = logger.experiment  # starts the service now, where a failure can be told
     except Exception as error:  # whatever its service, network or login brings up
         if not offline:
             log.warning("W&B does not start online (%s); logging offline below %s", error, run_dir)

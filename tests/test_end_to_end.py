@@ -141,6 +141,7 @@ def test_broken_videos_are_replaced_in_training_and_reported_in_evaluation(broke
     assert {s["video"] for s in metrics["substituted"]} == {"nowhere.mp4", "truncated.mp4", "zero.mp4", "text.mp4"}
     assert all(failure["reason"] for failure in metrics["failures"] + metrics["substituted"])
     assert "unreadable training video, replaced by another one: nowhere.mp4: no such file" in caplog.text
+    assert caplog.text.count("unreadable validation video, left out of the score: zero.mp4: empty file") == 1
     assert "8 of 12 videos evaluated, 4 failed" in capsys.readouterr().out
 
 
@@ -160,16 +161,17 @@ def test_classes_that_differ_from_the_checkpoint_s_are_refused_with_the_differen
     assert "only in the first: low; only in the second: lowest" in capsys.readouterr().err
 
 
-def test_two_processes_evaluate_to_the_last_digit_like_one(folder, tmp_path):
-    assert run(folder, tmp_path, "run_id=a") == 0
-    done = tmp_path / "motion" / "a"
-    assert main(["task=evaluate", f"ckpt={done}", "trainer.accelerator=cpu"]) == 0
-    one = np.load(done / "evaluate-2x1-all" / "predictions.npz")["scores"]
-    (done / "evaluate-2x1-all").rename(done / "one")
-    command = [sys.executable, "-m", "mvit_train", "task=evaluate", f"ckpt={done}", "trainer.accelerator=cpu"]
-    command += ["trainer.devices=2", "trainer.strategy=ddp", "data.eval_batch_size=2"]
+def val_losses(run_dir):
+    return [float(row["val/loss"]) for row in csv.DictReader((run_dir / "metrics.csv").open()) if row["val/loss"]]
+
+
+def test_two_processes_train_and_evaluate_like_one(folder, tmp_path):
+    """Two ranks with batches of 2 take the steps of one process with batches of 4; mixup mixes within a rank."""
+    assert run(folder, tmp_path, "run_id=one", "augment.mixup.mixup_alpha=0") == 0
+    two_ranks = ["augment.mixup.mixup_alpha=0", "trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=2"]
+    where = [f"data.root={folder}", f"runs={tmp_path}", "logger.wandb=off", "run_id=two"]
     result = subprocess.run(
-        command,
+        [sys.executable, "-m", "mvit_train", *TINY, *two_ranks, *where],
         cwd=tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -178,8 +180,13 @@ def test_two_processes_evaluate_to_the_last_digit_like_one(folder, tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    two = np.load(done / "evaluate-2x1-all" / "predictions.npz")["scores"]
-    np.testing.assert_allclose(two, one, atol=2e-6)  # other batch sizes take other paths through the matrix library
-    metrics = [json.loads((done / name / "metrics.json").read_text()) for name in ("one", "evaluate-2x1-all")]
+    one, two = tmp_path / "motion" / "one", tmp_path / "motion" / "two"
+    assert val_losses(two) == pytest.approx(val_losses(one), rel=1e-3)
+
+    assert main(["task=evaluate", f"ckpt={two}", "trainer.accelerator=cpu"]) == 0
+    alone = two / "evaluate-2x1-all"
+    scores = [np.load(path / "predictions.npz")["scores"] for path in (alone, two)]
+    np.testing.assert_allclose(*scores, atol=2e-6)
+    metrics = [json.loads((path / "metrics.json").read_text()) for path in (alone, two)]
     assert metrics[0]["orders"] == metrics[1]["orders"]
     assert metrics[0]["videos"] == metrics[1]["videos"]
