@@ -189,6 +189,8 @@ class VideoClassifier(LightningModule):
     def _summary(self, scores: ViewScores) -> dict:
         manifest = self.data.splits["val"]
         done = scores.complete
+        if not done.any():
+            raise ValueError(f"none of the {len(manifest)} validation videos below {manifest.root} can be read")
         return summarize(scores.mean()[done], torch.tensor(manifest.targets)[done], self.labels.names)
 
     # Checkpoints carry what is needed to use them: the configuration and the class list

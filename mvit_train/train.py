@@ -40,10 +40,12 @@ def train(module: VideoClassifier, data: VideoDataModule, trainer: Trainer, *, r
     splits = data.splits
     if trainer.is_global_zero:
         parameters = sum(p.numel() for p in module.model.parameters())
+        clips = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         print(
             f"{trainer.default_root_dir}: {parameters / 1e6:.2f} M parameters, {len(splits['train'])} training and "
-            f"{len(splits['val'])} validation videos of {len(data.labels)} classes"
-            + (f", resuming from {resume_from}" if resume_from else "")
+            f"{len(splits['val'])} validation videos of {len(data.labels)} classes; "
+            f"{clips} clips per step, peak learning rate {module.optim.scaled_lr(clips):.3g}"
+            + (f"; resuming from {resume_from}" if resume_from else "")
         )
     trainer.fit(module, datamodule=data, ckpt_path=resume_from)
     # A run that max_steps ends within an epoch has met no validation, and so no checkpoint callback.

@@ -145,6 +145,12 @@ def test_broken_videos_are_replaced_in_training_and_reported_in_evaluation(broke
     assert "8 of 12 videos evaluated, 4 failed" in capsys.readouterr().out
 
 
+def test_a_validation_split_without_a_readable_video_is_an_error(broken, tmp_path, capsys):
+    (broken / "val.csv").write_text("path,label\nzero.mp4,low\ntext.mp4,low\n")
+    assert run(broken, tmp_path, "run_id=a", "module.max_unreadable=0.5") == 1
+    assert "none of the 2 validation videos" in capsys.readouterr().err
+
+
 def test_too_many_broken_videos_stop_the_training_with_their_names(broken, tmp_path, capsys):
     assert run(broken, tmp_path, "run_id=a", "trainer.max_epochs=3") == 1
     message = capsys.readouterr().err

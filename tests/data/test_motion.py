@@ -121,8 +121,10 @@ def test_controls_are_no_class_of_a_pair():
 
 
 def test_a_finished_set_is_reused(made, monkeypatch):
-    monkeypatch.setattr(MotionVideos, "_make", lambda *_: pytest.fail("made again"))
+    makings = []
+    monkeypatch.setattr(MotionVideos, "_make", lambda *_: makings.append(1))
     MotionVideos(**SMALL)(made)
+    assert makings == []
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(made):
@@ -202,4 +204,4 @@ def test_settings_that_cannot_work_are_refused(change, message):
 
 def test_the_module_needs_no_torch():
     code = "import sys, mvit_train.data.motion; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0
