@@ -97,3 +97,24 @@ def shared_videos() -> Path:
     if not SHARED_VIDEOS.is_dir():
         pytest.skip(f"the real videos are not here: {SHARED_VIDEOS}")
     return SHARED_VIDEOS
+
+
+MEASURED = pytest.StashKey[dict[str, tuple[float, float]]]()
+
+
+@pytest.fixture
+def record_measured(request: pytest.FixtureRequest) -> Callable[[str, float, float], None]:
+    """`record_measured(what, found, bound)`: the run ends with a table of how close equalities were."""
+
+    def record(what: str, found: float, bound: float) -> None:
+        request.config.stash.setdefault(MEASURED, {})[what] = (found, bound)
+
+    return record
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    measured = config.stash.get(MEASURED, {})
+    if measured:
+        terminalreporter.section("measured differences")
+        for what, (found, bound) in sorted(measured.items()):
+            terminalreporter.write_line(f"{found:9.1e}  (at most {bound:.0e})  {what}")

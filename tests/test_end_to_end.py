@@ -15,7 +15,7 @@ from mvit_train.__main__ import main
 from mvit_train.checkpoint import RUN_ID_VARIABLE, read_checkpoint
 
 TINY = [
-    *("model.embed_dim=16", "model.depth=2", "model.stage_starts=[1]"),
+    *("model.embed_dim=16", "model.blocks_per_stage=[1,1]"),
     *("clip.num_frames=4", "clip.sampling_rate=2", "clip.crop_size=32", "views=2x1"),
     *("data.num_workers=0", "data.batch_size=4", "data.eval_batch_size=8"),
     *("optim.lr=1e-3", "optim.lr_batch=4", "optim.warmup_epochs=1"),

@@ -1,83 +1,153 @@
-"""Multi-head pooling attention and the block built around it (MViT, arXiv 2104.11227, Sec. 3.1)."""
+"""Multi-head pooling attention and the block built around it.
+
+MViT, arXiv 2104.11227, Sec. 3.1; MViTv2, arXiv 2112.01526, Sec. 4.1, for relative positions and residual pooling.
+"""
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import interpolate, pad
 
-from mvit_train.models.layers import THW, DropPath, Mlp, conv_output
+from mvit_train.models.layers import LAYER_NORM_EPS, DropPath, Mlp, Pool, PoolSpec, parameter
+from mvit_train.ops.attention import attend
+from mvit_train.ops.pooling import THW
 
-LAYER_NORM_EPS = 1e-6
-SKIP_KERNEL, SKIP_PADDING = (1, 3, 3), (0, 1, 1)
-
-
-def pool_tokens(x: Tensor, thw: THW, pool: nn.Module, *, cls_token: bool) -> Tensor:
-    """Runs `pool` over the (t, h, w) grid of each head's tokens; a leading class token passes by unpooled.
-
-    x: (B, H, N, D) with N = t * h * w, plus 1 if `cls_token`. Returns (B, H, N', D).
-    """
-    cls, grid = (x[:, :, :1], x[:, :, 1:]) if cls_token else (None, x)
-    b, heads, _, d = grid.shape
-    grid = grid.transpose(2, 3).reshape(b * heads, d, *thw)
-    grid = pool(grid).view(b, heads, d, -1).transpose(2, 3)
-    return grid if cls is None else torch.cat((cls, grid), dim=2)
+RelPos = Literal["none", "space", "time", "space_time"]
 
 
 class PoolingAttention(nn.Module):
     """Attention whose query, key and value are pooled over the grid before they meet.
 
-    Pooling is a depthwise convolution over the channels of one head, its weights shared by all heads, followed by a
-    LayerNorm over those channels, which the class token also passes through.
+    A pooling by convolution is followed by a LayerNorm over the channels of a head, which the class token also passes.
 
     Args:
-        dim: channels in and out.
-        q_stride: stride of the query pooling, which is the block's output grid; None: the query is not pooled.
-        kv_stride: stride of the key and value pooling; None: they are not pooled.
-        kernel: kernel of all three poolings.
+        dim, att_dim: channels in, and of the attention and its output.
+        thw: the grid of the input; `table_size` is the same by the official code's integer division (see RelativeBias).
+        q_pool, kv_pool: how the query is pooled, and key and value; None: not at all.
+        rel_pos: the axes along which a relative position is learned.
+        residual_pooling: adds the pooled query to the attention's result (MViTv2, Sec. 4.1), but for the class token.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, *, q_stride: THW | None, kv_stride: THW | None, kernel: THW, cls_token: bool
+        self,
+        dim: int,
+        att_dim: int,
+        num_heads: int,
+        *,
+        thw: THW,
+        table_size: THW,
+        q_pool: PoolSpec | None,
+        kv_pool: PoolSpec | None,
+        cls_token: bool,
+        rel_pos: RelPos,
+        residual_pooling: bool,
     ) -> None:
         super().__init__()
-        self.num_heads, self.cls_token = num_heads, cls_token
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+        self.num_heads, self.num_cls, self.residual_pooling = num_heads, int(cls_token), residual_pooling
+        head_dim = att_dim // num_heads
+        self.qkv = nn.Linear(dim, 3 * att_dim)
+        self.proj = nn.Linear(att_dim, att_dim)
 
-        def pooling(stride: THW | None) -> tuple[nn.Conv3d | None, nn.LayerNorm | None]:
-            if stride is None:
+        def pooling(spec: PoolSpec | None) -> tuple[Pool | None, nn.LayerNorm | None]:
+            if spec is None:
                 return None, None
-            head_dim = dim // num_heads
-            pool = nn.Conv3d(head_dim, head_dim, kernel, stride, padding, groups=head_dim, bias=False)
-            return pool, nn.LayerNorm(head_dim, eps=LAYER_NORM_EPS)
+            norm = nn.LayerNorm(head_dim, eps=LAYER_NORM_EPS) if spec.kind == "conv" else None
+            return Pool(spec, thw, head_dim, cls_token=cls_token), norm
 
-        self.pool_q, self.norm_q = pooling(q_stride)
-        self.pool_k, self.norm_k = pooling(kv_stride)
-        self.pool_v, self.norm_v = pooling(kv_stride)
-        self.q_grid = (kernel, q_stride, padding) if q_stride is not None else None
+        self.pool_q, self.norm_q = pooling(q_pool)
+        self.pool_k, self.norm_k = pooling(kv_pool)
+        self.pool_v, self.norm_v = pooling(kv_pool)
+        self.thw_out = q_pool.grid(thw) if q_pool else thw
+        self._add_relative_positions(rel_pos, thw, table_size, q_pool, kv_pool, head_dim)
 
-    def forward(self, x: Tensor, thw: THW) -> tuple[Tensor, THW]:
-        b, n, c = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.num_heads, c // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, D)
-        q = self._pool(q, thw, self.pool_q, self.norm_q)
-        k = self._pool(k, thw, self.pool_k, self.norm_k)
-        v = self._pool(v, thw, self.pool_v, self.norm_v)
-        x = scaled_dot_product_attention(q, k, v)
-        x = x.transpose(1, 2).reshape(b, -1, c)
-        return self.proj(x), conv_output(thw, *self.q_grid) if self.q_grid else thw
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, N, C). Returns (B, N', A), N' the tokens of the pooled query."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q = self._pooled(q, self.pool_q, self.norm_q)
+        k = self._pooled(k, self.pool_k, self.norm_k)
+        v = self._pooled(v, self.pool_v, self.norm_v)
+        q_rel, k_rel = self._relative_terms(q)
+        x = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), q_rel=q_rel, k_rel=k_rel).transpose(1, 2)
+        if self.residual_pooling:
+            attended, x = x, x + q
+            if self.num_cls:
+                x[:, 0] = attended[:, 0]
+        return self.proj(x.flatten(2))
 
-    def _pool(self, x: Tensor, thw: THW, pool: nn.Module | None, norm: nn.Module | None) -> Tensor:
-        if pool is None or norm is None:
-            return x
-        return norm(pool_tokens(x, thw, pool, cls_token=self.cls_token))
+    def _pooled(self, x: Tensor, pool: nn.Module | None, norm: nn.Module | None) -> Tensor:
+        """(B, N, A) -> (B, N', H, D)"""
+        x = (x if pool is None else pool(x)).unflatten(-1, (self.num_heads, -1))
+        return x if norm is None else norm(x)
+
+    def _add_relative_positions(
+        self, axes: RelPos, thw: THW, table: THW, q_pool: PoolSpec | None, kv_pool: PoolSpec | None, head_dim: int
+    ) -> None:
+        """One table per axis, a row for each distance, shared by the heads (MViTv2, Eq. 4).
+
+        The official code sizes the tables by integer division of the input (78 -> 39 -> 19) where convolutions give
+        39 -> 20, and interpolates them in every forward; its released weights for 312 pixels need the same.
+        """
+        self.rel_pos_axes = {"none": "", "space": "hw", "time": "t", "space_time": "hwt"}[axes]
+        if not self.rel_pos_axes:
+            return
+        q_stride = q_pool.stride if q_pool else (1, 1, 1)
+        k_stride = kv_pool.stride if kv_pool else (1, 1, 1)
+        k_thw = kv_pool.grid(thw) if kv_pool else thw
+        has_position = []
+        for axis in self.rel_pos_axes:
+            i = "thw".index(axis)
+            longest = table[i] if axis == "t" else max(table[i] // q_stride[i], table[i] // k_stride[i])
+            setattr(self, f"rel_pos_{axis}", parameter(2 * longest - 1, head_dim))
+            distances = axis_distances(self.thw_out[i], k_thw[i])
+            self.register_buffer(f"distances_{axis}", distances, persistent=False)
+            at = [torch.arange(n) for n in k_thw]
+            position = torch.meshgrid(at, indexing="ij")[i].flatten()
+            has_position.append(position[:, None] == torch.arange(k_thw[i]))
+        k_rel = torch.cat(has_position, dim=1).float()
+        self.register_buffer("k_rel", pad(k_rel, (0, 0, self.num_cls, 0)), persistent=False)
+
+    def _relative_terms(self, q: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """For `attend`: per query its products with the rows of each axis, (B, H, N', P), and the keys' positions."""
+        if not self.rel_pos_axes:
+            return None, None
+        grid = q[:, self.num_cls :].unflatten(1, self.thw_out)  # (B, t, h, w, H, D)
+        products = []
+        for axis in self.rel_pos_axes:
+            distances = self.get_buffer(f"distances_{axis}")
+            rows = table_of_length(self.get_parameter(f"rel_pos_{axis}"), 2 * max(distances.shape) - 1)[distances]
+            products.append(torch.einsum(f"bthwnd,{axis}kd->bnthwk", grid, rows.to(q.dtype)))
+        q_rel = pad(torch.cat(products, dim=-1).flatten(2, 4), (0, 0, self.num_cls, 0))
+        return q_rel, self.get_buffer("k_rel")
+
+
+def axis_distances(num_queries: int, num_keys: int) -> Tensor:
+    """The row of the table for each query and key on an axis; where one side is coarser, its steps are longer.
+
+    4 queries, 2 keys: steps of 1 and 2, and the distances 2 0 / 3 1 / 4 2 / 5 3. Fractions are cut, as officially.
+    """
+    q_step, k_step = max(num_keys / num_queries, 1.0), max(num_queries / num_keys, 1.0)
+    distances = torch.arange(num_queries)[:, None] * q_step - torch.arange(num_keys)[None] * k_step
+    return (distances + (num_keys - 1) * k_step).long()
+
+
+def table_of_length(table: Tensor, length: int) -> Tensor:
+    """A relative-position table (L, D) resized linearly to (length, D)."""
+    if len(table) == length:
+        return table
+    return interpolate(table.T[None], size=length, mode="linear")[0].T
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with pooling attention.
+    """Pre-norm transformer block with pooling attention, for tokens on the grid `thw`.
 
-    Two details carry accuracy (paper, Table A.1 and Sec. 3.2): where the channels change, the skip path projects the
+    Two details carry accuracy (MViT, Table A.1 and Sec. 3.2): where the channels change, the skip path projects the
     *normalised* input, and where the query is pooled with a stride, the skip path is max-pooled alike.
+
+    Args:
+        dim, dim_out: channels in and out.
+        expand_in: whether the attention or the MLP turns dim into dim_out (MViTv2, App. B.1).
+        attention: the remaining arguments of PoolingAttention.
     """
 
     def __init__(
@@ -86,30 +156,40 @@ class Block(nn.Module):
         dim_out: int,
         num_heads: int,
         *,
-        q_stride: THW | None,
-        kv_stride: THW | None,
-        kernel: THW,
+        expand_in: Literal["mlp", "attention"],
+        thw: THW,
+        q_pool: PoolSpec | None,
         cls_token: bool,
         drop_path_rate: float,
+        **attention,
     ) -> None:
         super().__init__()
-        self.cls_token = cls_token
+        att_dim = dim_out if expand_in == "attention" else dim
+        self.expand_in = expand_in
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.attn = PoolingAttention(
-            dim, num_heads, q_stride=q_stride, kv_stride=kv_stride, kernel=kernel, cls_token=cls_token
-        )
+        self.attn = PoolingAttention(dim, att_dim, num_heads, thw=thw, q_pool=q_pool, cls_token=cls_token, **attention)
         self.drop_path = DropPath(drop_path_rate)
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(dim, 4 * dim, dim_out)
+        self.norm2 = nn.LayerNorm(att_dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(att_dim, 4 * att_dim, dim_out)
         self.proj = nn.Linear(dim, dim_out) if dim_out != dim else None
-        self.pool_skip = nn.MaxPool3d(SKIP_KERNEL, q_stride, SKIP_PADDING) if q_stride is not None else None
+        self.pool_skip = None
+        if q_pool is not None and q_pool.stride != (1, 1, 1):
+            spec = PoolSpec("max", overlapping_kernel(q_pool.stride), q_pool.stride)
+            self.pool_skip = Pool(spec, thw, dim, cls_token=cls_token)
 
-    def forward(self, x: Tensor, thw: THW) -> tuple[Tensor, THW]:
-        """x: (B, N, C) on the grid `thw`. Returns (B, N', C') and its grid."""
-        attended, thw_out = self.attn(self.norm1(x), thw)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N', C')"""
+        normed = self.norm1(x)
+        skip = self.proj(normed) if self.proj is not None and self.expand_in == "attention" else x
         if self.pool_skip is not None:
-            x = pool_tokens(x.unsqueeze(1), thw, self.pool_skip, cls_token=self.cls_token).squeeze(1)
-        x = x + self.drop_path(attended)
+            skip = self.pool_skip(skip)
+        x = skip + self.drop_path(self.attn(normed))
         normed = self.norm2(x)
-        skip = x if self.proj is None else self.proj(normed)
-        return skip + self.drop_path(self.mlp(normed)), thw_out
+        skip = self.proj(normed) if self.proj is not None and self.expand_in == "mlp" else x
+        return skip + self.drop_path(self.mlp(normed))
+
+
+def overlapping_kernel(stride: THW) -> THW:
+    """One more than the stride, so that windows overlap, where there is one: (1, 2, 2) -> (1, 3, 3)."""
+    t, h, w = (s + 1 if s > 1 else 1 for s in stride)
+    return t, h, w

@@ -1,28 +1,79 @@
-"""Parts that every stage of the transformer shares: patch embedding, MLP, stochastic depth."""
+"""Parts that every stage of the transformer shares: patch embedding, token pooling, MLP, stochastic depth."""
+
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-THW = tuple[int, int, int]
+from mvit_train.ops.pooling import THW, pool_conv, pool_output, pool_window
 
 INIT_STD = 0.02
+LAYER_NORM_EPS = 1e-6
 
-
-def conv_output(size: THW, kernel: THW, stride: THW, padding: THW) -> THW:
-    """Grid after a convolution or pooling, per axis: 78, kernel 3, stride 2, padding 1 -> 39."""
-    t, h, w = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
-    return t, h, w
+PoolKind = Literal["conv", "max", "avg"]
 
 
 class PatchEmbed(nn.Module):
-    """Overlapping space-time cubes to tokens (MViT, arXiv 2104.11227, Sec. 3.2 and Table 12)."""
+    """Overlapping space-time cubes, or patches of an image, to tokens (MViT, arXiv 2104.11227, Sec. 3.2, Table 12).
 
-    def __init__(self, embed_dim: int, kernel: THW, stride: THW, padding: THW) -> None:
+    kernel, stride: (t, h, w), or (h, w) for an image. The padding is (kernel - 1) // 2 where cubes overlap, else none.
+    """
+
+    def __init__(self, embed_dim: int, kernel: tuple[int, ...], stride: tuple[int, ...]) -> None:
         super().__init__()
-        self.proj = nn.Conv3d(3, embed_dim, kernel, stride, padding)
+        padding = tuple((k - 1) // 2 if k > s else 0 for k, s in zip(kernel, stride, strict=True))
+        convolution: Any = nn.Conv3d if len(kernel) == 3 else nn.Conv2d
+        self.proj: nn.Conv2d | nn.Conv3d = convolution(3, embed_dim, kernel, stride, padding)
+
+    def grid(self, size: tuple[int, ...]) -> THW:
+        """The (t, h, w) of the tokens of an input of `size`; an image has t = 1."""
+        conv = self.proj
+        counts = (
+            (n + 2 * int(p) - k) // s + 1
+            for n, k, s, p in zip(size, conv.kernel_size, conv.stride, conv.padding, strict=True)
+        )
+        *t, h, w = counts
+        return (t[0] if t else 1), h, w
 
     def forward(self, video: Tensor) -> Tensor:
-        return self.proj(video).flatten(2).transpose(1, 2)  # (B, 3, T, S, S) -> (B, N, C), t h w row-major
+        return self.proj(video).flatten(2).transpose(1, 2)  # (B, 3, [T,] S, S) -> (B, N, C), t h w row-major
+
+
+class PoolSpec(NamedTuple):
+    """A pooling of the query, or of key and value."""
+
+    kind: PoolKind
+    kernel: THW
+    stride: THW
+
+    def grid(self, thw: THW) -> THW:
+        return pool_output(thw, self.kernel, self.stride)
+
+
+class Pool(nn.Module):
+    """Pools the grid of tokens; a leading class token passes by.
+
+    "conv" is a depthwise convolution over the channels of one head, its weight shared by all heads.
+    """
+
+    def __init__(self, spec: PoolSpec, thw: THW, head_dim: int, *, cls_token: bool) -> None:
+        super().__init__()
+        self.spec, self.thw, self.cls_token = spec, thw, cls_token
+        if spec.kind == "conv":
+            conv = nn.Conv3d(head_dim, head_dim, spec.kernel, groups=head_dim, bias=False)
+            self.weight = conv.weight  # drawn as PyTorch draws it
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, N, C), N = t * h * w, plus 1 with a class token. Returns (B, N', C)."""
+        grid = x[:, 1:] if self.cls_token else x
+        if self.spec.kind == "conv":
+            grid = pool_conv(grid, self.thw, self.weight, self.spec.stride)
+        else:
+            grid = pool_window(grid, self.thw, self.spec.kernel, self.spec.stride, self.spec.kind)
+        return torch.cat((x[:, :1], grid), dim=1) if self.cls_token else grid
+
+    def extra_repr(self) -> str:
+        return f"{self.spec.kind}, kernel={self.spec.kernel}, stride={self.spec.stride}"
 
 
 class Mlp(nn.Module):
@@ -67,14 +118,14 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def init_differences(stem: nn.Conv3d, gain: float = 6.0) -> None:
+def init_differences(stem: nn.Conv2d | nn.Conv3d, gain: float = 6.0) -> None:
     """Makes the stem's initial kernels differences in time: their weights sum to zero over t, then grow by `gain`.
 
     With PyTorch's default nearly all of a token is colour and texture, motion about 2 % of its power, and the LayerNorm
     of each token scales by the rest: models 32 wide stay at chance on small moving objects. With differences a token
     starts from what changes, and the gain brings it from 0.1 to the order of 1, where the residual stream uses it.
     """
-    if stem.kernel_size[0] < 2:
+    if len(stem.kernel_size) < 3 or stem.kernel_size[0] < 2:
         raise ValueError(f"stem_init difference needs a patch kernel over 2 or more frames, not {stem.kernel_size}")
     with torch.no_grad():
         stem.weight -= stem.weight.mean(2, keepdim=True)
@@ -82,5 +133,5 @@ def init_differences(stem: nn.Conv3d, gain: float = 6.0) -> None:
 
 
 def parameter(*shape: int) -> nn.Parameter:
-    """A learned tensor drawn from a truncated normal (class token, position embeddings)."""
+    """A learned tensor drawn from a truncated normal (class token, positions)."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=INIT_STD))
