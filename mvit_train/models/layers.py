@@ -58,19 +58,17 @@ class Pool(nn.Module):
 
     def __init__(self, spec: PoolSpec, thw: THW, head_dim: int, *, cls_token: bool) -> None:
         super().__init__()
-        self.spec, self.thw, self.cls_token = spec, thw, cls_token
+        self.spec, self.thw, self.num_cls = spec, thw, int(cls_token)
         if spec.kind == "conv":
             conv = nn.Conv3d(head_dim, head_dim, spec.kernel, groups=head_dim, bias=False)
             self.weight = conv.weight  # drawn as PyTorch draws it
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, N, C), N = t * h * w, plus 1 with a class token. Returns (B, N', C)."""
-        grid = x[:, 1:] if self.cls_token else x
-        if self.spec.kind == "conv":
-            grid = pool_conv(grid, self.thw, self.weight, self.spec.stride)
-        else:
-            grid = pool_window(grid, self.thw, self.spec.kernel, self.spec.stride, self.spec.kind)
-        return torch.cat((x[:, :1], grid), dim=1) if self.cls_token else grid
+        kind, kernel, stride = self.spec
+        if kind == "conv":
+            return pool_conv(x, self.thw, self.weight, stride, num_cls=self.num_cls)
+        return pool_window(x, self.thw, kernel, stride, kind, num_cls=self.num_cls)
 
     def extra_repr(self) -> str:
         return f"{self.spec.kind}, kernel={self.spec.kernel}, stride={self.spec.stride}"

@@ -4,6 +4,7 @@ Tokens stay (B, N, C) all the way: seen as a grid they are channels-last, which 
 out of the packed output of the qkv layer, where a token's channels are C of 3 C in a row.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,48 +24,53 @@ def pool_output(size: THW, kernel: THW, stride: THW) -> THW:
     return t, h, w
 
 
-def pool_conv(x: Tensor, thw: THW, weight: Tensor, stride: THW) -> Tensor:
-    """Depthwise convolution of each head's channels, the weight shared by all heads.
+def pool_conv(x: Tensor, thw: THW, weight: Tensor, stride: THW, *, num_cls: int) -> Tensor:
+    """Depthwise convolution of each head's channels, the weight shared by all heads; class tokens pass by.
 
-    x: (B, N, C) with N = t * h * w; weight: (C / heads, 1, kt, kh, kw), its padding (kernel - 1) // 2.
+    x: (B, N, C) with N = num_cls + t * h * w; weight: (C / heads, 1, kt, kh, kw), its padding (kernel - 1) // 2.
     Returns (B, N', C).
     """
     has_centre = all(k % 2 for k in weight.shape[2:])  # about which the fast backward mirrors the kernel
     path = forced() or ("fast" if x.device.type == "cpu" else "reference")
-    fast = path == "fast" and has_centre
-    return (pool_conv_channels_last if fast else pool_conv_reference)(x, thw, weight, stride)
+    if path == "fast" and has_centre:
+        return pool_conv_channels_last(x, thw, weight, stride, num_cls=num_cls)
+    return pool_conv_reference(x, thw, weight, stride, num_cls=num_cls)
 
 
-def pool_conv_reference(x: Tensor, thw: THW, weight: Tensor, stride: THW) -> Tensor:
+def pool_conv_reference(x: Tensor, thw: THW, weight: Tensor, stride: THW, *, num_cls: int) -> Tensor:
     """As the official code does it: heads folded into the batch, channels first."""
-    b, _, c = x.shape
-    d = len(weight)
-    x = x.unflatten(-1, (c // d, d)).permute(0, 2, 3, 1).reshape(-1, d, *thw)  # (B * heads, D, t, h, w)
-    x = conv3d(x, weight, None, stride, _padding(weight), groups=d)
-    return x.reshape(b, c // d, d, -1).permute(0, 3, 1, 2).flatten(2)
+    (b, _, c), d = x.shape, len(weight)
+    cls, grid = x[:, :num_cls], x[:, num_cls:]
+    grid = grid.unflatten(-1, (c // d, d)).permute(0, 2, 3, 1).reshape(-1, d, *thw)  # (B * heads, D, t, h, w)
+    grid = conv3d(grid, weight, None, stride, _padding(weight), groups=d)
+    grid = grid.reshape(b, c // d, d, -1).permute(0, 3, 1, 2).flatten(2)
+    return torch.cat((cls, grid), dim=1)
 
 
-def pool_conv_channels_last(x: Tensor, thw: THW, weight: Tensor, stride: THW) -> Tensor:
+def pool_conv_channels_last(x: Tensor, thw: THW, weight: Tensor, stride: THW, *, num_cls: int) -> Tensor:
     """Without copies; on CPUs forward 2 to 8 times faster, with a backward of our own where gradients are needed."""
-    grid = x.unflatten(1, thw).permute(0, 4, 1, 2, 3)  # (B, C, t, h, w)
     weight = weight.to(x.dtype).repeat(x.shape[2] // len(weight), 1, 1, 1, 1)
-    if torch.is_grad_enabled() and (grid.requires_grad or weight.requires_grad):
-        pooled = _DepthwiseConv.apply(grid, weight, stride)
-    else:
-        pooled = conv3d(grid, weight, None, stride, _padding(weight), groups=len(weight))
-    return pooled.permute(0, 2, 3, 4, 1).flatten(1, 3)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _DepthwiseConv.apply(x, thw, weight, stride, num_cls)
+    return _DepthwiseConv.forward(None, x, thw, weight, stride, num_cls)
 
 
-def pool_window(x: Tensor, thw: THW, kernel: THW, stride: THW, kind: Literal["max", "avg"]) -> Tensor:
+def pool_window(x: Tensor, thw: THW, kernel: THW, stride: THW, kind: Literal["max", "avg"], *, num_cls: int) -> Tensor:
     """Maximum or mean over windows, the mean counting the padding as zeros. x: (B, N, C) -> (B, N', C)."""
-    padding = _half(kernel)
+    cls, grid, padding = x[:, :num_cls], _grid(x, thw, num_cls), _half(kernel)
     if kind == "max" and kernel[0] == stride[0] == 1:  # the skip path: frame by frame is the same, and faster
-        frames = x.unflatten(1, thw).flatten(0, 1).permute(0, 3, 1, 2)
+        frames = grid.transpose(1, 2).flatten(0, 1)  # (B * t, C, h, w)
         frames = max_pool2d(frames, kernel[1:], stride[1:], padding[1:])
-        return frames.permute(0, 2, 3, 1).reshape(len(x), -1, x.shape[-1])
-    grid = x.unflatten(1, thw).permute(0, 4, 1, 2, 3)
-    pooled = (max_pool3d if kind == "max" else avg_pool3d)(grid, kernel, stride, padding)
-    return pooled.permute(0, 2, 3, 4, 1).flatten(1, 3)
+        pooled = frames.permute(0, 2, 3, 1).reshape(len(x), -1, x.shape[-1])
+    else:
+        pool = max_pool3d if kind == "max" else avg_pool3d
+        pooled = pool(grid, kernel, stride, padding).flatten(2).transpose(1, 2)
+    return torch.cat((cls, pooled), dim=1)
+
+
+def _grid(x: Tensor, thw: THW, num_cls: int) -> Tensor:
+    """The tokens (B, N, C) seen as (B, C, t, h, w), channels-last in memory."""
+    return x[:, num_cls:].unflatten(1, thw).permute(0, 4, 1, 2, 3)
 
 
 class _DepthwiseConv(torch.autograd.Function):
@@ -75,32 +81,41 @@ class _DepthwiseConv(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, grid: Tensor, weight: Tensor, stride: THW) -> Tensor:
-        ctx.save_for_backward(grid, weight)
-        ctx.stride = stride
-        return conv3d(grid, weight, None, stride, _padding(weight), groups=len(weight))
+    def forward(ctx: Any, x: Tensor, thw: THW, weight: Tensor, stride: THW, num_cls: int) -> Tensor:
+        if ctx is not None:
+            ctx.save_for_backward(x, weight)
+            ctx.thw, ctx.stride, ctx.num_cls = thw, stride, num_cls
+        pooled = conv3d(_grid(x, thw, num_cls), weight, None, stride, _padding(weight), groups=len(weight))
+        return torch.cat((x[:, :num_cls], pooled.permute(0, 2, 3, 4, 1).flatten(1, 3)), dim=1)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
         (grad,) = grad_outputs
-        grid, weight = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
+        thw_out = pool_output(ctx.thw, weight.shape[2:], ctx.stride)
+        pooled = _grid(grad, thw_out, ctx.num_cls)
+        grid_gradient = _input_gradient(pooled, weight, ctx.thw, ctx.stride).permute(0, 2, 3, 4, 1).flatten(1, 3)
+        x_gradient = torch.cat((grad[:, : ctx.num_cls], grid_gradient), dim=1)
         return (
-            _input_gradient(grad, weight, ctx.stride, grid.shape) if ctx.needs_input_grad[0] else None,
-            _weight_gradient(grad, grid, weight, ctx.stride) if ctx.needs_input_grad[1] else None,
+            x_gradient,
+            None,
+            _weight_gradient(pooled, _grid(x, ctx.thw, ctx.num_cls), weight, ctx.stride),
+            None,
             None,
         )
 
 
-def _input_gradient(grad: Tensor, weight: Tensor, stride: THW, shape: torch.Size) -> Tensor:
-    b, c, t, h, w = shape
+def _input_gradient(grad: Tensor, weight: Tensor, thw: THW, stride: THW) -> Tensor:
+    b, c = grad.shape[:2]
     if stride != (1, 1, 1):
-        spread = grad.new_zeros(b, t, h, w, c).permute(0, 4, 1, 2, 3)
+        spread = grad.new_zeros(b, *thw, c).permute(0, 4, 1, 2, 3)
         spread[:, :, :: stride[0], :: stride[1], :: stride[2]] = grad
         grad = spread
     return conv3d(grad, weight.flip(2, 3, 4), None, 1, _padding(weight), groups=c)
 
 
-def _weight_gradient(grad: Tensor, grid: Tensor, weight: Tensor, stride: THW) -> Tensor:
+@torch.library.custom_op("mvit_train::depthwise_weight_gradient", mutates_args=())  # whole: its loops would be a graph
+def _weight_gradient(grad: Tensor, grid: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
     c, _, *kernel = weight.shape
     (pt, ph, pw), (st, sh, sw) = _padding(weight), stride
     padded = pad(grid.permute(0, 2, 3, 4, 1), (0, 0, pw, pw, ph, ph, pt, pt))
@@ -118,7 +133,12 @@ def _weight_gradient(grad: Tensor, grid: Tensor, weight: Tensor, stride: THW) ->
                     rows = frames[:, j : j + (h - 1) * sh + 1 : sh]
                     for k in range(kernel[2]):
                         total[i, j, k] += (rows[:, :, k : k + (w - 1) * sw + 1 : sw] * part).sum((0, 1, 2))
-    return total.permute(3, 0, 1, 2).unsqueeze(1).to(weight.dtype)
+    return total.permute(3, 0, 1, 2).unsqueeze(1).to(weight.dtype, memory_format=torch.contiguous_format, copy=True)
+
+
+@_weight_gradient.register_fake
+def _(grad: Tensor, grid: Tensor, weight: Tensor, stride: Sequence[int]) -> Tensor:
+    return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
 def _padding(weight: Tensor) -> THW:
