@@ -78,7 +78,7 @@ class PoolingAttention(nn.Module):
     def _pooled(self, x: Tensor, pool: nn.Module | None, norm: nn.Module | None) -> Tensor:
         """(B, N, A) -> (B, N', H, D)"""
         x = (x if pool is None else pool(x)).unflatten(-1, (self.num_heads, -1))
-        return x if norm is None else norm(x)
+        return x if norm is None else norm(x).to(x.dtype)  # autocast normalises in float32 on GPUs
 
     def _add_relative_positions(
         self, axes: RelPos, thw: THW, table: THW, q_pool: PoolSpec | None, kv_pool: PoolSpec | None, head_dim: int
