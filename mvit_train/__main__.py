@@ -35,6 +35,7 @@ Often set
   optim.lr=1e-3 model.drop_path_rate=0.1    any argument of what a node's _target_ names
   run_id=a                                  the run folder is runs/NAME/a; the same again resumes
   ckpt=runs/NAME/a views=5x3                task=evaluate: a run or file, and clips x crops
+  weights=mvit_v2_s.pth                     start from, or evaluate, published weights
 
 Flags
   --cfg job     print the configuration and stop
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(overrides: Sequence[str]) -> int:
     """Composes, checks, seeds, and runs the task."""
     cfg = compose(overrides)
-    if cfg.task == "evaluate" and isinstance(cfg.ckpt, str) and Path(cfg.ckpt).exists():
+    if cfg.task in ("evaluate", "export") and isinstance(cfg.ckpt, str) and Path(cfg.ckpt).exists():
         cfg = compose(overrides, saved=_saved_config(Path(cfg.ckpt)))
     check(cfg)
     from lightning import seed_everything
@@ -88,10 +89,10 @@ def run(overrides: Sequence[str]) -> int:
 
 
 def quieten() -> None:
-    """Our own messages only: Lightning's advertise, and repeat what the summary says."""
+    """Our own messages only: Lightning's advertise, and repeat what the summary says; fvcore's import warns."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"lightning\.|torch\.utils\.data")
+    warnings.filterwarnings("ignore", module=r"lightning\.|torch\.utils\.data|torch\.jit")
 
 
 def _saved_config(ckpt: Path) -> dict[str, Any]:

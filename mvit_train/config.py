@@ -30,8 +30,11 @@ from mvit_train.signatures import Node, did_you_mean, show
 
 MAX_DEPTH = 20  # of nodes in nodes
 
-# What depends on the machine, not on the checkpoint that is used on it.
-NOT_FROM_CHECKPOINT = ("trainer", "logger", "runs")
+# What depends on the machine, or on what is asked, not on the checkpoint that is used.
+NOT_FROM_CHECKPOINT = ("trainer", "logger", "runs", "what", "benchmark", "weights", "format", "output")
+
+# Tasks that read no data: `data` is not checked for them, so that no folder has to be named.
+WITHOUT_DATA = ("complexity", "benchmark", "export")
 
 # Arguments that a task passes to `build`, by dotted path, and why the configuration cannot set them.
 INJECTED = {
@@ -59,15 +62,20 @@ class Clip:
 class Config:
     """The root, field by field conf/config.yaml. A `Node` is a call; a dataclass is a group of plain values."""
 
-    task: Literal["train", "evaluate"]
+    task: Literal["train", "evaluate", "complexity", "benchmark", "export"]
+    what: Literal["model", "all"]
     name: str
     run_id: str | None
     runs: Path
     seed: int
     ckpt: Path | None
+    weights: Path | None
+    format: Literal["slowfast", "torchvision", "safetensors"]
+    output: Path | None
     views: str
     frame_order: Literal["forward", "shuffle", "reverse", "freeze", "all"]
     clip: Clip
+    benchmark: Node
     model: Node
     data: Node
     augment: dict[str, Node]
@@ -83,8 +91,15 @@ class Config:
         ckpt = arguments.get("ckpt")
         if ckpt is not None and not ckpt.exists():
             mistakes["ckpt"] = "does not exist"
-        if arguments.get("task") == "evaluate" and "ckpt" in arguments and ckpt is None:
-            mistakes["ckpt"] = "task=evaluate needs ckpt=FILE, or the folder of a run"
+        if (weights := arguments.get("weights")) is not None and not weights.is_file():
+            mistakes["weights"] = "is no file"
+        if (task := arguments.get("task")) in ("evaluate", "export") and {"ckpt", "weights"} <= arguments.keys():
+            if ckpt is None and weights is None:
+                mistakes["ckpt"] = f"task={task} needs ckpt=FILE, or the folder of a run, or weights=FILE"
+            elif ckpt is not None and weights is not None:
+                mistakes["weights"] = f"task={task} takes ckpt or weights, not both"
+        if arguments.get("what", "model") != "model" and arguments.get("task") != "complexity":
+            mistakes["what"] = "is for task=complexity; every other task has what=model"
         if not re.fullmatch(r"[1-9]\d*x[13]", arguments.get("views", "1x1")):
             mistakes["views"] = "must be clips x crops, with 1 or 3 crops, such as 5x1"
         return mistakes
@@ -141,7 +156,10 @@ def check(cfg: DictConfig) -> None:
     """
     references: dict[str, str] = {}
     checker = NodeChecker(INJECTED, references)
-    checker.check(_plain(cfg, "", checker, references), target=Config)
+    plain = _plain(cfg, "", checker, references)
+    if plain.get("task") in WITHOUT_DATA and "data" in plain:
+        plain["data"] = UNKNOWN
+    checker.check(plain, target=Config)
     if mistakes := checker.mistakes():
         raise ConfigError(mistakes)
 

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,35 +13,68 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.callbacks import RichProgressBar
 
-from mvit_train.checkpoint import AtomicCheckpointIO, read_checkpoint, resolve_checkpoint, weights_fingerprint
+from mvit_train.checkpoint import (
+    AtomicCheckpointIO,
+    read_checkpoint,
+    resolve_checkpoint,
+    run_folder,
+    weights_fingerprint,
+)
 from mvit_train.config import build, to_dict
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.views import Views
 from mvit_train.labels import Labels
+from mvit_train.models import load_pretrained
 from mvit_train.module import VideoClassifier
 from mvit_train.report import save_predictions, write_metrics, write_report
 from mvit_train.temporal import FRAME_ORDERS, FrameOrder, time_sentence
 
 
 def run(cfg) -> None:
-    """Evaluates `ckpt` on the validation videos and writes the result beside it.
+    """Evaluates `ckpt` or `weights` on the validation videos.
 
-    `cfg` is the checkpoint's own configuration, changed by what the command line says.
+    With a checkpoint `cfg` is its own configuration, changed by what the command line says, and the result goes beside
+    it; with weights of elsewhere it is the command line's, and the result goes to runs/<name>/<run id>.
     """
-    path = resolve_checkpoint(Path(cfg.ckpt))
-    checkpoint = read_checkpoint(path)
     data: VideoDataModule = build(cfg.data)
     module = build_module(cfg, data.labels)
-    module.on_load_checkpoint(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
-    run_dir = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    checkpoint, text = None, None
+    if cfg.ckpt:
+        path = resolve_checkpoint(Path(cfg.ckpt))
+        checkpoint = read_checkpoint(path)
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+        run_dir = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    else:
+        path = Path(cfg.weights)
+        text = load_with_head(module, path)
+        run_dir = run_folder(Path(cfg.runs), cfg.name, cfg.run_id)
     views = Views.parse(cfg.views)
     orders = FRAME_ORDERS if cfg.frame_order == "all" else (cfg.frame_order,)
     folder = run_dir / f"evaluate-{views}-{cfg.frame_order}"
     trainer = build_trainer(cfg, run_dir, logger=False, callbacks=[])
-    metrics = evaluate(module, data, trainer, views=views, frame_orders=orders, run_dir=folder, checkpoint=path)
+    if text and trainer.is_global_zero:
+        print(text)
+    metrics = evaluate(
+        module,
+        data,
+        trainer,
+        views=views,
+        frame_orders=orders,
+        run_dir=folder,
+        weights_from=path,
+        checkpoint=checkpoint,
+    )
     if trainer.is_global_zero:
         print_summary(metrics, folder)
+
+
+def load_with_head(module: VideoClassifier, weights: Path) -> str:
+    """Loads a file of weights and returns the report. ValueError if it does not classify into the data's classes."""
+    report = load_pretrained(module.model, weights, class_names=module.labels.names)
+    if not report.has_head:
+        raise ValueError(f"weights: {weights}: an evaluation needs its classification head, but that is {report.head}")
+    return str(report)
 
 
 def build_module(cfg, labels: Labels) -> VideoClassifier:
@@ -89,10 +122,12 @@ def evaluate(
     views: Views,
     frame_orders: Sequence[FrameOrder],
     run_dir: Path,
-    checkpoint: Path,
+    weights_from: Path,
+    checkpoint: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Scores the validation videos with the module's weights and writes predictions, metrics.json and report.html.
 
+    weights_from: the file that the module's weights come from. checkpoint: its content, if it is one of ours.
     Each video is decoded once for all its views and frame orders. Videos that cannot be read are reported as failed.
     """
     data.test_views, module.frame_orders = views, tuple(frame_orders)
@@ -101,17 +136,16 @@ def evaluate(
     evaluated = torch.stack([module.scores[order].complete for order in frame_orders]).all(0)
     config = module.config or {}
     scores = torch.stack([module.scores[order].mean() for order in frame_orders])
-    saved = read_checkpoint(checkpoint)
     info = {
         "experiment": config.get("name", ""),
         "split": "val",
         "views": str(views),
         "data_root": str(manifest.root),
         "checkpoint": {
-            "path": str(checkpoint),
+            "path": str(weights_from),
             "fingerprint": weights_fingerprint(module.model.state_dict()),
-            "epoch": saved["epoch"],
-            "global_step": saved["global_step"],
+            "epoch": checkpoint["epoch"] if checkpoint else None,
+            "global_step": checkpoint["global_step"] if checkpoint else None,
         },
         "label_fingerprint": data.labels.fingerprint,
         "data_fingerprint": manifest.fingerprint,

@@ -28,13 +28,14 @@ function fillHeadline() {
     byId("numbers").append(element("div", { class: "card number" },
       element("b", {}, best[key].toFixed(1), element("small", {}, " %")), element("span", {}, label)));
   }
+  const step = checkpoint.global_step === null ? "not trained here" : `step ${checkpoint.global_step}`;
   byId("made").textContent =
     `${videos.evaluated} of ${videos.expected} videos evaluated, ${videos.failed} failed · ${views}, mean softmax · ` +
-    `frames ${headline} · checkpoint step ${checkpoint.global_step}, ${checkpoint.fingerprint} · labels ${metrics.label_fingerprint}`;
+    `frames ${headline} · checkpoint ${step}, ${checkpoint.fingerprint} · labels ${metrics.label_fingerprint}`;
   const facts = {
     Videos: `${videos.expected} expected, ${videos.evaluated} evaluated, ${videos.failed} failed`,
     Views: `${metrics.views}: ${views}`, "Frame order of the headline": headline, Checkpoint: checkpoint.path,
-    Step: `${checkpoint.global_step} (epoch ${checkpoint.epoch})`, "Checkpoint fingerprint": checkpoint.fingerprint,
+    Step: checkpoint.epoch === null ? step : `${step} (epoch ${checkpoint.epoch})`, "Checkpoint fingerprint": checkpoint.fingerprint,
     "Label fingerprint": metrics.label_fingerprint, "Data fingerprint": metrics.data_fingerprint, Created: created,
   };
   for (const [name, fact] of Object.entries(facts)) byId("provenance").append(element("dt", {}, name), element("dd", {}, String(fact)));

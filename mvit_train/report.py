@@ -58,9 +58,9 @@ class Predictions:
         scores: (O, N, K) float32, softmax scores averaged over the views; NaN where a video failed.
         evaluated: (N,) bool, False for videos that failed.
         info: {"experiment", "split", "views": "5x1", "data_root", "checkpoint": {"path", "fingerprint", "epoch",
-            "global_step"}, "label_fingerprint", "data_fingerprint", "failures" and "substituted" (training videos that
-            could not be read, replaced by others): [{"video", "reason"}], "config": the
-            resolved config as a nested dict, "created"}.
+            "global_step"; the last two None for weights of elsewhere}, "label_fingerprint", "data_fingerprint",
+            "failures" and "substituted" (training videos that could not be read, replaced by others):
+            [{"video", "reason"}], "config": the resolved config as a nested dict, "created"}.
     """
 
     video_ids: Sequence[str]

@@ -10,6 +10,7 @@ from mvit_train.config import build, to_dict, to_yaml
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.views import Views
 from mvit_train.evaluate import build_module, build_trainer, evaluate, print_summary
+from mvit_train.models import load_pretrained
 from mvit_train.module import VideoClassifier
 from mvit_train.temporal import FRAME_ORDERS
 
@@ -25,11 +26,22 @@ def run(cfg) -> None:
     trainer = build_trainer(
         cfg, run_dir, logger=build(cfg.logger).loggers(run_dir, cfg.name, config), callbacks=[best_and_last(run_dir)]
     )
-    train(module, data, trainer, resume_from=resume_point(run_dir, cfg.ckpt))
+    resume_from = resume_point(run_dir, cfg.ckpt)
+    if cfg.weights:
+        start_from(Path(cfg.weights), module, trainer, resume_from=resume_from)
+    train(module, data, trainer, resume_from=resume_from)
     best = resolve_checkpoint(run_dir)
-    module.load_state_dict(read_checkpoint(best)["state_dict"])
+    checkpoint = read_checkpoint(best)
+    module.load_state_dict(checkpoint["state_dict"])
     metrics = evaluate(
-        module, data, trainer, views=Views.parse(cfg.views), frame_orders=FRAME_ORDERS, run_dir=run_dir, checkpoint=best
+        module,
+        data,
+        trainer,
+        views=Views.parse(cfg.views),
+        frame_orders=FRAME_ORDERS,
+        run_dir=run_dir,
+        weights_from=best,
+        checkpoint=checkpoint,
     )
     if trainer.is_global_zero:
         print_summary(metrics, run_dir)
@@ -50,6 +62,16 @@ def train(module: VideoClassifier, data: VideoDataModule, trainer: Trainer, *, r
     trainer.fit(module, datamodule=data, ckpt_path=resume_from)
     # A run that max_steps ends within an epoch has met no validation, and so no checkpoint callback.
     trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+
+
+def start_from(weights: Path, module: VideoClassifier, trainer: Trainer, *, resume_from: Path | None) -> None:
+    """Loads published or earlier weights, unless the run has weights of its own to go on with, and says which."""
+    if resume_from is not None:
+        text = f"weights: {weights} is not read again, the run goes on from {resume_from}"
+    else:
+        text = str(load_pretrained(module.model, weights, class_names=module.labels.names))
+    if trainer.is_global_zero:
+        print(text)
 
 
 def best_and_last(run_dir: Path) -> ModelCheckpoint:

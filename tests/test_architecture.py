@@ -24,15 +24,24 @@ ALLOWED = {
     "checkpoint": {"labels"},
     "tracking": set(),
     "module": {"data", "labels", "metrics", "temporal", "optim"},
+    "published": set(),
+    "memory": {"models", "ops"},
+    "complexity": {"config", "memory", "models", "ops", "published"},
+    "peers": {"models"},
+    "timing": {"peers"},
+    "benchmark": {"complexity", "config", "peers", "timing"},
 }
 ONLY_IN = {
     "hydra": {"config"},
     "omegaconf": {"config"},
     "lightning": {"__main__", "data.datamodule", "module", "checkpoint", "tracking", "train", "evaluate"},
     "wandb": set(),
-    "pytorchvideo": {"data.dataset", "data.decode", "data.views"},
+    "pytorchvideo": {"data.dataset", "data.decode", "data.views", "peers"},
+    "torchvision": {"data.transforms", "peers"},
+    "fvcore": {"complexity"},
     "av": {"data.stream", "data.decode", "data.motion", "report"},
     "plotly": {"report"},
+    "safetensors": {"export", "models.weight_files"},
 }
 
 
@@ -71,7 +80,8 @@ def test_foreign_packages_are_imported_only_where_they_belong():
 def test_models_work_with_torch_alone():
     code = (
         "import sys\n"
-        "for name in ('lightning', 'hydra', 'omegaconf', 'av', 'pytorchvideo', 'torchvision', 'wandb', 'plotly'):\n"
+        "for name in ('lightning', 'hydra', 'omegaconf', 'av', 'pytorchvideo', 'torchvision', 'wandb', 'plotly',\n"
+        "             'safetensors'):\n"
         "    sys.modules[name] = None\n"
         "from mvit_train.models import mvit_b, vit_b\n"
         "print(mvit_b.__module__)"

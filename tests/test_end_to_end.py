@@ -167,6 +167,49 @@ def test_classes_that_differ_from_the_checkpoint_s_are_refused_with_the_differen
     assert "only in the first: low; only in the second: lowest" in capsys.readouterr().err
 
 
+def test_weights_of_elsewhere_are_evaluated_and_trained_on(folder, tmp_path, capsys):
+    """The first training's weights go out to torchvision's format and come back in."""
+    assert run(folder, tmp_path, "run_id=a", "model=mvit_b") == 0
+    done = tmp_path / "motion" / "a"
+    assert main(["task=export", f"ckpt={done}", "format=torchvision"]) == 0
+    weights_file = done / "best-torchvision.pth"
+    assert f"{weights_file}: " in capsys.readouterr().out
+    assert main(["task=export", f"ckpt={done}", f"output={tmp_path}/w.safetensors"]) == 0
+
+    assert run(folder, tmp_path, "task=evaluate", "model=mvit_b", "run_id=b", f"weights={weights_file}") == 0
+    printed = capsys.readouterr().out
+    assert f"weights: {weights_file} (torchvision)" in printed
+    evaluated = tmp_path / "motion" / "b" / "evaluate-2x1-all"
+    again, first = (np.load(path / "predictions.npz")["scores"] for path in (evaluated, done))
+    np.testing.assert_allclose(again, first, atol=1e-6)
+    metrics = [json.loads((path / "metrics.json").read_text())["checkpoint"] for path in (evaluated, done)]
+    assert (metrics[0]["epoch"], metrics[0]["global_step"]) == (None, None)
+    assert metrics[0]["path"] == str(weights_file)
+    assert metrics[0]["fingerprint"] == metrics[1]["fingerprint"]
+    assert (evaluated / "report.html").exists()
+
+    start = ["run_id=c", "model=mvit_b", f"weights={tmp_path}/w.safetensors"]
+    assert run(folder, tmp_path, *start, "trainer.max_epochs=1") == 0
+    assert "w.safetensors (mvit_train)" in capsys.readouterr().out
+    assert run(folder, tmp_path, *start) == 0  # and goes on
+    assert f"w.safetensors is not read again, the run goes on from {tmp_path}/motion/c" in capsys.readouterr().out
+    assert main(["task=evaluate", f"ckpt={tmp_path}/motion/c", "frame_order=forward"]) == 0  # started from weights=
+    assert main(["task=evaluate", f"ckpt={done}", f"weights={weights_file}"]) == 2
+    assert "task=evaluate takes ckpt or weights, not both" in capsys.readouterr().err
+
+
+def test_an_evaluation_of_weights_without_these_classes_is_refused(folder, tmp_path, capsys):
+    from mvit_train.models import mvit_b
+
+    tiny = mvit_b(blocks_per_stage=(1, 1), embed_dim=16, num_frames=4, crop_size=32, num_classes=400)
+    torch.save(tiny.state_dict(), tmp_path / "k400.pth")
+    evaluation = ["task=evaluate", f"weights={tmp_path}/k400.pth"]
+    assert run(folder, tmp_path, *evaluation, "model=mvit_b", "run_id=a") == 1
+    message = capsys.readouterr().err
+    assert "needs its classification head, but that is replaced: 400 classes in the file, 2 here, of which 2" in message
+    assert "(high, low)" in message
+
+
 def val_losses(run_dir):
     return [float(row["val/loss"]) for row in csv.DictReader((run_dir / "metrics.csv").open()) if row["val/loss"]]
 

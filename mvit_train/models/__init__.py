@@ -1,6 +1,7 @@
 """Multiscale Vision Transformers; needs torch alone."""
 
 from mvit_train.models.mvit import MViT
+from mvit_train.models.pretrained import LoadReport, load_pretrained
 from mvit_train.models.variants import (
     VARIANTS,
     mvit_b,
@@ -24,7 +25,9 @@ from mvit_train.models.variants import (
 
 __all__ = [
     "VARIANTS",
+    "LoadReport",
     "MViT",
+    "load_pretrained",
     "mvit_b",
     "mvit_b_24_32x3",
     "mvit_b_24_image",

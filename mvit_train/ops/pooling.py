@@ -122,7 +122,8 @@ def _weight_gradient(grad: Tensor, grid: Tensor, weight: Tensor, stride: Sequenc
     grad = grad.permute(0, 2, 3, 4, 1)  # (B, t, h, w, C)
     b, t, h, w, _ = grad.shape
     num_frames = max(1, CHUNK // (h * w * c))
-    total = torch.zeros(*kernel, c, device=grad.device)  # float32, whatever the gradient's type
+    at_least_float32 = torch.promote_types(grad.dtype, torch.float32)
+    total = torch.zeros(*kernel, c, dtype=at_least_float32, device=grad.device)
     for sample in range(b):
         for first in range(0, t, num_frames):
             last = min(first + num_frames, t) - 1

@@ -57,6 +57,12 @@ def test_fast_convolution_in_bfloat16_is_as_near_to_float32_as_the_reference_in_
         assert fast <= 1.5 * reference + 1e-3
 
 
+def test_in_float64_both_paths_have_the_same_gradients_to_rounding():
+    results = [pooled_and_gradients(path, *CASES[2], 1, dtype=torch.float64) for path in ("fast", "reference")]
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)  # the weight's gradient comes back in float32
+
+
 def test_windows_on_tokens_equal_pytorchs_poolings_on_the_grid():
     thw, kernel, stride = (4, 9, 9), (1, 3, 3), (1, 2, 2)
     x = torch.randn(2, 1 + 4 * 81, 8)
