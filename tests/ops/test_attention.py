@@ -7,7 +7,7 @@ from mvit_train import ops
 from mvit_train.ops.attention import attend
 
 
-def inputs(num_queries: int, num_keys: int, positions: int | None) -> dict[str, torch.Tensor]:
+def inputs(num_queries: int, num_keys: int, positions: int | None, device: str) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randn(2, 3, n, 24, generator=generator)
@@ -16,25 +16,25 @@ def inputs(num_queries: int, num_keys: int, positions: int | None) -> dict[str, 
     if positions is not None:
         tensors["q_rel"] = torch.randn(2, 3, num_queries, positions, generator=generator)
         tensors["k_rel"] = (torch.rand(num_keys, positions, generator=generator) < 0.3).float()
-    return tensors
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 @pytest.mark.parametrize("positions", [None, 5, 16])
-def test_fused_attention_equals_the_reference_with_its_gradients(positions):
+def test_fused_attention_equals_the_reference_with_its_gradients(positions, device):
     results = {}
     for path in ("fast", "reference"):
-        tensors = {n: x if n == "k_rel" else x.requires_grad_() for n, x in inputs(37, 21, positions).items()}
+        tensors = {n: x if n == "k_rel" else x.requires_grad_() for n, x in inputs(37, 21, positions, device).items()}
         with ops.force(path):
             out = attend(**tensors)
-        out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(1)))
+        out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(device))
         results[path] = [out.detach(), *(x.grad for x in tensors.values() if x.grad is not None)]
     assert len(results["fast"]) == (4 if positions is None else 5)
     for fast, reference in zip(*results.values(), strict=True):
         torch.testing.assert_close(fast, reference, rtol=1e-4, atol=1e-5)
 
 
-def test_the_relative_term_is_added_unscaled():
-    x = inputs(4, 6, 5)
+def test_the_relative_term_is_added_unscaled(device):
+    x = inputs(4, 6, 5, device)
     logits = torch.einsum("bhqd,bhkd->bhqk", x["q"], x["k"]) / 24**0.5
     logits += torch.einsum("bhqp,kp->bhqk", x["q_rel"], x["k_rel"])
     with ops.force("fast"):

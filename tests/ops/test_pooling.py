@@ -21,44 +21,46 @@ CASES = [  # heads, grid, kernel, stride
 ]
 
 
-def pooled_and_gradients(path, heads, thw, kernel, stride, num_cls, dtype=torch.float32):
+def pooled_and_gradients(path, heads, thw, kernel, stride, num_cls, *, device, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     dim, n = 16 * heads, num_cls + thw[0] * thw[1] * thw[2]
-    qkv = torch.randn(2, n, 3 * dim, generator=generator).to(dtype).requires_grad_()
-    weight = torch.randn(16, 1, *kernel, generator=generator).requires_grad_()
+    qkv = torch.randn(2, n, 3 * dim, generator=generator).to(device, dtype).requires_grad_()
+    weight = torch.randn(16, 1, *kernel, generator=generator).to(device).requires_grad_()
     with ops.force(path):
         out = pool_conv(qkv.chunk(3, dim=-1)[1], thw, weight.to(dtype), stride, num_cls=num_cls)
         with torch.no_grad():
             again = pool_conv(qkv.chunk(3, dim=-1)[1], thw, weight.to(dtype), stride, num_cls=num_cls)
     torch.testing.assert_close(out, again, rtol=0, atol=0)
-    out.backward(torch.randn(out.shape, generator=generator).to(dtype))
+    out.backward(torch.randn(out.shape, generator=generator).to(device, dtype))
     return out.detach(), qkv.grad, weight.grad
 
 
 @pytest.mark.parametrize("num_cls", [0, 1])
 @pytest.mark.parametrize(("heads", "thw", "kernel", "stride"), CASES)
-def test_fast_convolution_equals_the_reference(heads, thw, kernel, stride, num_cls):
-    fast = pooled_and_gradients("fast", heads, thw, kernel, stride, num_cls)
-    reference = pooled_and_gradients("reference", heads, thw, kernel, stride, num_cls)
+def test_fast_convolution_equals_the_reference(heads, thw, kernel, stride, num_cls, device):
+    fast = pooled_and_gradients("fast", heads, thw, kernel, stride, num_cls, device=device)
+    reference = pooled_and_gradients("reference", heads, thw, kernel, stride, num_cls, device=device)
     t, h, w = pool_output(thw, kernel, stride)
     assert fast[0].shape == (2, num_cls + t * h * w, 16 * heads)
     for found, expected in zip(fast, reference, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
 
-def test_fast_convolution_in_bfloat16_is_as_near_to_float32_as_the_reference_in_bfloat16():
+def test_fast_convolution_in_bfloat16_is_as_near_to_float32_as_the_reference_in_bfloat16(device):
     case = CASES[2]
-    exact = pooled_and_gradients("reference", *case, 1)
+    exact = pooled_and_gradients("reference", *case, 1, device=device)
     errors = {}
     for path in ("fast", "reference"):
-        found = pooled_and_gradients(path, *case, 1, dtype=torch.bfloat16)
+        found = pooled_and_gradients(path, *case, 1, device=device, dtype=torch.bfloat16)
         errors[path] = [(a.float() - b).abs().max() / b.abs().max() for a, b in zip(found, exact, strict=True)]
     for fast, reference in zip(errors["fast"], errors["reference"], strict=True):
         assert fast <= 1.5 * reference + 1e-3
 
 
-def test_in_float64_both_paths_have_the_same_gradients_to_rounding():
-    results = [pooled_and_gradients(path, *CASES[2], 1, dtype=torch.float64) for path in ("fast", "reference")]
+def test_in_float64_both_paths_have_the_same_gradients_to_rounding(device):
+    results = [
+        pooled_and_gradients(path, *CASES[2], 1, device=device, dtype=torch.float64) for path in ("fast", "reference")
+    ]
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)  # the weight's gradient comes back in float32
 
