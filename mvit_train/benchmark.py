@@ -125,7 +125,7 @@ def compare(model: str, settings: Benchmark, device: torch.device, notes: list[s
     """The rows of each combination, one for each implementation that is here; see `contestants` for `notes`."""
     size = dict(num_frames=settings.num_frames, crop_size=settings.crop_size)
     networks = contestants(model, settings, device, notes)
-    flops = 2 * _multiply_adds(model, size) if device.type == "cuda" else 0.0
+    flops = 2 * multiply_adds(model, size) if device.type == "cuda" else 0.0
     for mode, batch_size, precision, kind in product(
         settings.compile, settings.batch_sizes, settings.precisions, settings.steps
     ):
@@ -181,7 +181,7 @@ def contestants(model: str, settings: Benchmark, device: torch.device, notes: li
     return networks | {OURS: ours}
 
 
-def _multiply_adds(model: str, size: dict[str, int]) -> float:
+def multiply_adds(model: str, size: dict[str, int]) -> float:
     """Per clip, LayerNorm not included."""
     from mvit_train.complexity import ACTIVATIONS, operations
 
