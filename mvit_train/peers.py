@@ -39,7 +39,9 @@ def build_ours(model: str, *, num_frames: int, crop_size: int, seed: int = 0) ->
 def build_peer(peer: str, model: str, ours: MViT) -> nn.Module:
     """The peer's network of our `model`, with its weights. Raises AbsentError."""
     try:
-        theirs = {"torchvision": _torchvision, "pytorchvideo": _pytorchvideo}[peer](model, ours)
+        theirs = {"torchvision": lambda _, ours: torchvision_twin(ours), "pytorchvideo": _pytorchvideo}[peer](
+            model, ours
+        )
     except ImportError as error:
         raise AbsentError(f"cannot be imported: {error}") from error
     theirs.load_state_dict(from_ours(ours.state_dict(), peer), strict=True)  # pyright: ignore[reportArgumentType]
@@ -60,8 +62,8 @@ def check_equal(peer: str, theirs: nn.Module, ours: MViT, video: Tensor) -> floa
     return difference
 
 
-def _torchvision(model: str, ours: MViT) -> nn.Module:
-    """From the settings of our blocks, since `mvit_v1_b()` and `mvit_v2_s()` take no other input size."""
+def torchvision_twin(ours: MViT) -> nn.Module:
+    """torchvision's class with the settings of our blocks; `mvit_v1_b()` and `mvit_v2_s()` take no other input size."""
     from torchvision.models.video.mvit import MSBlockConfig
     from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
@@ -91,6 +93,7 @@ def _torchvision(model: str, ours: MViT) -> nn.Module:
         proj_after_attn=blocks[0].expand_in == "attention",
         dropout=0.0,
         stochastic_depth_prob=0.0,
+        num_classes=len(ours.get_parameter("head.projection.weight")),
     )
 
 

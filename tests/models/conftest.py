@@ -8,10 +8,6 @@ import pytest
 import torch
 from pytorchvideo.models.vision_transformers import create_multiscale_vision_transformers
 from torch import Tensor, nn
-from torchvision.models.video.mvit import MSBlockConfig
-from torchvision.models.video.mvit import MViT as TorchvisionMViT
-
-from mvit_train.models import MViT
 
 FOUR_BLOCKS: dict[str, Any] = dict(blocks_per_stage=(1, 2, 1), embed_dim=16, num_classes=11)
 
@@ -40,42 +36,6 @@ def randomised() -> Callable[..., Any]:
         return model.eval()
 
     return draw
-
-
-@pytest.fixture(scope="session")
-def torchvision_twin() -> Callable[[MViT], TorchvisionMViT]:
-    """torchvision's class with the block settings of one of our models."""
-
-    def build(model: MViT) -> TorchvisionMViT:
-        settings = []
-        for block in model.blocks:
-            attn: Any = block.attn
-            q, kv = (pool.spec if pool is not None else None for pool in (attn.pool_q, attn.pool_k))
-            settings.append(
-                MSBlockConfig(
-                    num_heads=attn.num_heads,
-                    input_channels=block.norm1.weight.numel(),
-                    output_channels=block.mlp.fc2.out_features,
-                    kernel_q=list(q.kernel) if q else [],
-                    kernel_kv=list(kv.kernel) if kv else [],
-                    stride_q=list(q.stride) if q else [],
-                    stride_kv=list(kv.stride) if kv else [],
-                )
-            )
-        num_frames, height, width = model.input_size
-        first: Any = model.blocks[0]
-        return TorchvisionMViT(
-            spatial_size=(height, width),
-            temporal_size=num_frames,
-            block_setting=settings,
-            residual_pool=first.attn.residual_pooling,
-            residual_with_cls_embed=False,
-            rel_pos_embed=bool(first.attn.rel_pos_axes),
-            proj_after_attn=first.expand_in == "attention",
-            num_classes=model.head.projection.out_features,
-        )
-
-    return build
 
 
 @pytest.fixture(scope="session")

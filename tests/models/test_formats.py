@@ -8,6 +8,7 @@ import torch
 
 from mvit_train.models import mvit_b, mvit_b_image, mvit_v2_s
 from mvit_train.models.formats import from_ours, to_ours
+from mvit_train.peers import torchvision_twin
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SMALL = dict(num_frames=4, crop_size=32)
@@ -18,7 +19,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("build", [mvit_b, mvit_v2_s])
-def test_our_names_are_torchvision_s_and_back(build, four_blocks, randomised, torchvision_twin):
+def test_our_names_are_torchvision_s_and_back(build, four_blocks, randomised):
     ours = randomised(build(**four_blocks | SMALL))
     theirs = from_ours(ours.state_dict(), "torchvision")
     torchvision_twin(ours).load_state_dict(theirs)

@@ -8,6 +8,7 @@ from torchvision.models.video import mvit_v1_b, mvit_v2_s
 from mvit_train import models, ops
 from mvit_train.models import load_pretrained, mvit_b, mvit_b_image
 from mvit_train.models.formats import to_ours
+from mvit_train.peers import torchvision_twin
 
 LOGITS, GRADIENTS = 1e-5, 1e-4  # of the largest number of a tensor, in float32
 LOGITS_15 = 1e-4  # PyTorchVideo 0.1.5: the LayerNorms of its poolings add 1e-5, ours 1e-6
@@ -65,7 +66,7 @@ def compare(tmp_path, record_measured, relative_difference):
     ],
 )
 def test_torchvision_s_weights_give_torchvision_s_logits_and_gradients(
-    version, num_frames, crop_size, overrides, path, compare, four_blocks, randomised, torchvision_twin
+    version, num_frames, crop_size, overrides, path, compare, four_blocks, randomised
 ):
     build = {"v1": models.mvit_b, "v2": models.mvit_v2_s}[version]
     ours = build(**four_blocks | overrides, num_frames=num_frames, crop_size=crop_size)
