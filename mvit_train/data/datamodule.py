@@ -8,6 +8,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from mvit_train.data.dataset import TestViews, TrainClips, collate
+from mvit_train.data.loader import ResilientLoader
 from mvit_train.data.manifest import Manifest, Split, read_splits
 from mvit_train.data.motion import MotionVideos
 from mvit_train.data.sampler import EpochShuffle, Shard
@@ -35,6 +36,7 @@ class VideoDataModule(LightningDataModule):
         batch_size: clips per process and training step.
         eval_batch_size: clips per process and forward pass in evaluation.
         num_workers: decoding processes.
+        timeout_sec: a process that reads one video for longer is killed, and the video taken for unreadable.
         seed: decides the order, the windows and the crops.
     """
 
@@ -50,19 +52,23 @@ class VideoDataModule(LightningDataModule):
         batch_size: int,
         eval_batch_size: int,
         num_workers: int = 2,
+        timeout_sec: float = 120.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise ValueError(f"data.{name} is {value}, it must be at least 1")
+        if timeout_sec <= 0:
+            raise ValueError(f"data.timeout_sec is {timeout_sec:g}, it must be more than 0")
         self.root, self.built_in = root, built_in
         self.num_frames, self.crop_size = num_frames, crop_size
         self.clip_duration = clip_duration(num_frames, sampling_rate)
         self.transform = transform
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers, self.seed = num_workers, seed
+        self.num_workers, self.timeout_sec, self.seed = num_workers, timeout_sec, seed
         self.test_views = Views(1, 1)
+        self._condemned: dict[Split, dict[int, str]] = {"train": {}, "val": {}}  # known to all loaders of a split
 
     @classmethod
     def check_arguments(cls, arguments: dict) -> dict[str, str]:
@@ -103,6 +109,7 @@ class VideoDataModule(LightningDataModule):
             transform=self.transform,
             seed=self.seed,
         )
+        dataset.condemned = self._condemned["train"]
         return self._loader(dataset, self._train_sampler(), self.batch_size)
 
     def val_dataloader(self) -> DataLoader:
@@ -118,16 +125,18 @@ class VideoDataModule(LightningDataModule):
             num_frames=self.num_frames,
             transform=TestCrops(self.crop_size, views.crops),
         )
+        dataset.condemned = self._condemned["val"]
         sampler = Shard(len(dataset), rank=self._rank, world_size=self._world_size)
         return self._loader(dataset, sampler, max(self.eval_batch_size // (views.clips * views.crops), 1))
 
     def _loader(self, dataset, sampler, batch_size: int) -> DataLoader:
-        return DataLoader(
+        return ResilientLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
-            num_workers=self.num_workers,
             collate_fn=collate,
+            num_workers=self.num_workers,
+            timeout_sec=self.timeout_sec,
             pin_memory=self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
             persistent_workers=self.num_workers > 0,
         )

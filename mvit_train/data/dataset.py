@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 
 from mvit_train.data.decode import DecodeError, PathHandler
+from mvit_train.data.loader import Place
 from mvit_train.data.manifest import Manifest
 from mvit_train.data.sampler import EpochIndex
 from mvit_train.data.views import windows
@@ -67,6 +68,8 @@ class KineticsView(Dataset):
         self, manifest: Manifest, *, clip_sampler: ClipSampler, num_frames: int, transform: Transform, seed: int = 0
     ) -> None:
         self.seed = seed
+        self.condemned: dict[int, str] = {}  # by the loader: videos that a worker hung or died at
+        self.place: Place | None = None  # where a worker says what it reads
         self.handler = PathHandler(num_frames)
         self.kinetics: Any = kinetics(manifest, clip_sampler, self.handler, transform)
         self.videos = self.kinetics._labeled_videos
@@ -76,9 +79,16 @@ class KineticsView(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
+    def name(self, video: int) -> str:
+        return self.videos[video][0]
+
     def read(self, index: int, rng: np.random.Generator) -> Tensor:
         """All clips that the clip sampler asks for, from one opening of the video: (views, 3, T, S, S)."""
         path, info = self.videos[index]
+        if index in self.condemned:
+            raise DecodeError(path, self.condemned[index])
+        if self.place is not None:
+            self.place.begin(index)
         with self.handler.video_from_path(path) as video:
             annotation = {**info, "fps": video.fps, "draw": rng.random()}
             clips = video.get_clips(windows(self.kinetics._clip_sampler, video.duration, annotation))

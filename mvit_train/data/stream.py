@@ -17,6 +17,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream as AvStream
 
+from mvit_train.data.nal import unreferenced_test
+
 # AVI stores no presentation times: FFmpeg derives them from decode times, and B-frames come out as 0 1 3 2 4. MPEG
 # program streams stamp some packets only: after a seek FFmpeg guesses the others, and is frames off.
 WITHOUT_TIMESTAMPS = ("avi", "mpeg")
@@ -48,6 +50,7 @@ class VideoStream:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.num_read = self.num_decoded = 0  # packets
         self._converter = VideoReformatter()  # kept: making one per frame costs more than converting
         self._open()
         try:
@@ -70,6 +73,7 @@ class VideoStream:
         self.codec = self._video.codec_context
         self.codec.thread_count = 1  # loading is parallel over videos; threads within one only add switching
         self.codec.thread_type = "NONE"
+        self.is_unreferenced = unreferenced_test(self.codec.name, self.codec.extradata)
 
     def _read_header(self) -> None:
         video = self._video
@@ -110,17 +114,34 @@ class VideoStream:
         successor = (math.floor((ticks + hair) / frame) + 1) * frame
         return self.start + min(math.floor(ticks + rounding), math.ceil(successor - rounding) - 1)
 
+    def decode(self, packet: Packet | None) -> list[VideoFrame]:
+        """The frames that come out after `packet`; None drains the decoder."""
+        self.num_decoded += packet is not None and packet.size > 0
+        return self.codec.decode(packet)
+
     def to_rgb(self, frame: VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8, as stored: not yet turned upright."""
+        """(H, W, 3) uint8, upright: a view of FFmpeg's memory, for reading."""
+        turn = frame.rotation  # degrees counter-clockwise; a broken display matrix reads as INT_MIN
         # One thread: handing a small picture to FFmpeg's pool takes six times as long as converting it.
-        return self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        frame = self._converter.reformat(frame, format="rgb24", threads=1)
+        plane = frame.planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
+            : frame.height, : 3 * frame.width
+        ]
+        image = rows.reshape(frame.height, frame.width, 3)
+        return image if turn % 90 else np.rot90(image, turn // 90)
+
+    def _packets(self) -> Iterator[Packet]:
+        for packet in self._container.demux(self._video):
+            self.num_read += packet.size > 0
+            yield packet
 
     def packets_from_start(self) -> Iterator[Packet]:
         if not self._unread:  # a fresh open is the one way back that every container knows
             self.close()
             self._open()
         self._unread = False
-        return self._container.demux(self._video)
+        return self._packets()
 
     def packets_before(self, target: int) -> Iterator[Packet]:
         """Packets from a key frame shown at or before `target`.
@@ -133,7 +154,7 @@ class VideoStream:
             self._unread = False
             with suppress(FFmpegError):
                 self._container.seek(target - back, stream=self._video)
-                packets = self._container.demux(self._video)
+                packets = self._packets()
                 key = next((packet for packet in packets if packet.is_keyframe), None)
                 if key is not None and key.pts is not None and key.pts <= target:
                     return chain([key], packets)

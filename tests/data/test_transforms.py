@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
+from torchvision.transforms.v2.functional import resize
 
-from mvit_train.data.transforms import RandomResizedCrop, TestCrops, random_box, resize_short_side
+from mvit_train.data.transforms import RandomResizedCrop, TestCrops, random_box, resize_short_side, scale
 
 
 def noise(*shape):
@@ -60,6 +61,13 @@ def test_flip_mirrors_the_width_with_its_probability():
 )
 def test_the_short_side_is_resized_and_the_long_one_rounded_down(size, expected):
     assert resize_short_side(noise(3, 1, *size), 256).shape[-2:] == expected
+
+
+@pytest.mark.parametrize("size", [(224, 224), (112, 96), (33, 70)])
+def test_the_order_in_memory_decides_over_the_time_that_scaling_takes_but_not_over_pixels(size):
+    decoded = noise(5, 90, 120, 3).permute(3, 0, 1, 2)[..., 7:83, 11:101]  # (T, H, W, 3) in memory, then a box
+    expected = resize(decoded.contiguous(), list(size), antialias=False)
+    assert torch.equal(scale(decoded, list(size)), expected)
 
 
 def test_one_crop_is_the_centre_of_a_frame_resized_to_eight_sevenths():

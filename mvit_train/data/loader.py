@@ -1,0 +1,249 @@
+"""Reading in worker processes that may hang or die: a DataLoader whose stream of batches survives them.
+
+torch's own DataLoader ends the training when a worker is lost, in the middle of whatever the main process does, and
+waits for ever for one that hangs. FFmpeg is C code fed with files from the internet: both happen.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol, cast
+
+import torch
+import torch.multiprocessing
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+log = logging.getLogger(__name__)
+
+CHECK_SEC = 1.0
+MAX_UNEXPLAINED = 3  # losses in a row, none of them at a video
+NO_VIDEO = -1
+
+
+class Place:
+    """What a worker is reading and since when, in memory that its parent sees too."""
+
+    def __init__(self, context: Any) -> None:
+        self._shared = context.RawArray("d", [NO_VIDEO, 0.0])  # video index, time or 0 while there is nothing to do
+
+    def begin(self, video: int = NO_VIDEO) -> None:
+        self._shared[1] = time.monotonic()  # first: a new video with the old time could look overdue
+        self._shared[0] = video
+
+    def rest(self) -> None:
+        self._shared[:] = NO_VIDEO, 0.0
+
+    @property
+    def video(self) -> int:
+        return int(self._shared[0])
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on it so far."""
+        since = self._shared[1]
+        return time.monotonic() - since if since else 0.0
+
+
+class WatchedDataset(Protocol):
+    """A dataset that says which video it reads and reports those in `condemned` as unreadable instead."""
+
+    condemned: dict[int, str]  # video index -> reason
+    place: Place | None
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any) -> Any: ...
+    def name(self, video: int) -> str: ...
+
+
+class ResilientLoader(DataLoader):
+    """A DataLoader whose worker processes may be lost.
+
+    A worker that spends more than `timeout_sec` on a video is killed, and the video condemned: from then on the dataset
+    treats it as unreadable. If a worker dies, its batches are read again by a new one, for the cause may lie elsewhere;
+    a video that was being read by two workers when they died is condemned. The batches are those of a run without
+    losses in the same order, but for condemned videos. Without workers nothing is watched.
+    """
+
+    def __init__(
+        self,
+        dataset: WatchedDataset,
+        *,
+        batch_size: int,
+        sampler: Sampler,
+        collate_fn: Callable,
+        num_workers: int,
+        timeout_sec: float,
+        pin_memory: bool = False,
+        persistent_workers: bool = False,
+    ) -> None:
+        super().__init__(
+            cast(Dataset, dataset),
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=collate_fn,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=persistent_workers,
+        )
+        self.timeout_sec = timeout_sec
+        self._watched = dataset
+        self.num_lost = 0  # workers
+        self._workers: list[_Worker] = []
+        self._deaths: Counter[int] = Counter()  # by video
+
+    def __iter__(self) -> Any:
+        return self._batches() if self.num_workers else super().__iter__()
+
+    def __del__(self) -> None:
+        self._stop()
+
+    def _batches(self) -> Iterator[Any]:
+        self._stop(unless_idle=True)
+        while len(self._workers) < self.num_workers:
+            self._workers.append(self._start())
+        tasks = enumerate(self.batch_sampler or ())
+        done: dict[int, Any] = {}
+        try:
+            for number in range(len(self)):
+                waiting = len(done) + sum(len(worker.tasks) for worker in self._workers)
+                room = self.num_workers * (self.prefetch_factor or 2) - waiting
+                for _, task in zip(range(room), tasks, strict=False):
+                    min(self._workers, key=lambda worker: len(worker.tasks)).give(task, self._watched.condemned)
+                while number not in done:
+                    done |= self._receive()
+                yield self._unpack(done.pop(number))
+        finally:
+            if not self.persistent_workers:
+                self._stop()
+
+    def _start(self) -> "_Worker":
+        context: Any = self.multiprocessing_context or torch.multiprocessing.get_context()
+        return _Worker(context, self._watched, self.collate_fn)
+
+    def _stop(self, *, unless_idle: bool = False) -> None:
+        """Ends the workers; with `unless_idle` only those that an abandoned iteration left at work."""
+        for worker in list(getattr(self, "_workers", ())):
+            if not unless_idle or worker.tasks or not worker.process.is_alive():
+                worker.end()
+                self._workers.remove(worker)
+
+    def _receive(self) -> dict[int, Any]:
+        """Batches that have come in, none if nothing has happened for a while. Replaces lost workers."""
+        busy = [worker for worker in self._workers if worker.tasks]
+        ready = wait([worker.connection for worker in busy] + [worker.process.sentinel for worker in busy], CHECK_SEC)
+        done = {}
+        for worker in busy:
+            if worker.connection in ready or worker.process.sentinel in ready:
+                try:
+                    number, result = worker.take()
+                    done[number] = result
+                    del self._deaths[NO_VIDEO]
+                except (EOFError, OSError):  # it died, before or while handing over
+                    self._replace(worker, f"the process that read it died ({worker.cause_of_death()})", hung=False)
+            elif worker.place.seconds > self.timeout_sec:
+                self._replace(worker, f"could not be read within {self.timeout_sec:g} s", hung=True)
+        return done
+
+    def _replace(self, worker: "_Worker", reason: str, *, hung: bool) -> None:
+        video = worker.place.video
+        worker.end()
+        self.num_lost += 1
+        self._deaths[video] += 1
+        if video == NO_VIDEO:
+            log.warning("a reading process was lost while it read no video: %s", reason)
+            if self._deaths[video] > MAX_UNEXPLAINED:
+                raise RuntimeError(
+                    f"{self._deaths[video]} reading processes were lost while they read no video: {reason}. Too little "
+                    "memory, or shared memory (/dev/shm), would explain it; try a smaller data.num_workers"
+                )
+        elif hung or self._deaths[video] > 1:
+            self._watched.condemned[video] = reason
+        else:
+            log.warning("%s: %s; reading it again", self._watched.name(video), reason)
+        new = self._workers[self._workers.index(worker)] = self._start()
+        for task in worker.tasks:
+            new.give(task, self._watched.condemned)
+
+    def _unpack(self, result: Any) -> Any:
+        if isinstance(result, _Raised):
+            result.error.add_note(f"raised in a reading process:\n{result.trace}")
+            raise result.error
+        if self.pin_memory:
+            return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in result.items()}
+        return result
+
+
+class _Raised:
+    """An exception on its way from a worker."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.trace = error, traceback.format_exc()
+
+
+class _Worker:
+    """A process with its own pipe, so that its death cannot hold up others; `tasks` are those not yet answered."""
+
+    def __init__(self, context: Any, dataset: WatchedDataset, collate: Callable) -> None:
+        self.tasks: deque[tuple[int, Any]] = deque()
+        self.place = Place(context)
+        self.connection, remote = context.Pipe()
+        self._parent = os.getpid()
+        arguments = (remote, self.place, dataset, collate, self._parent)
+        self.process = context.Process(target=_work, args=arguments, daemon=True)
+        self.process.start()
+        remote.close()
+
+    def give(self, task: tuple[int, Any], condemned: dict[int, str]) -> None:
+        self.tasks.append(task)
+        with contextlib.suppress(OSError):  # it died; whoever waits for the answer will notice
+            self.connection.send((*task, condemned))
+
+    def take(self) -> tuple[int, Any]:
+        if not self.connection.poll():
+            raise EOFError
+        answer = self.connection.recv()
+        self.tasks.popleft()
+        return answer
+
+    def cause_of_death(self) -> str:
+        self.process.join(CHECK_SEC)
+        code = self.process.exitcode
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+    def end(self) -> None:
+        if os.getpid() == self._parent:  # a forked worker holds copies of its parent's objects
+            self.process.kill()
+            self.process.join(CHECK_SEC)
+            self.connection.close()
+
+
+def _work(connection: Connection, place: Place, dataset: WatchedDataset, collate: Callable, parent: int) -> None:
+    """Answers tasks (number, indices, condemned videos) with (number, batch) until the parent is gone."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # meant for the parent
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+    dataset.place = place
+    while True:
+        while not connection.poll(CHECK_SEC):
+            if os.getppid() != parent:
+                return
+        number, indices, dataset.condemned = connection.recv()
+        result: Any
+        try:
+            items = []
+            for index in indices:
+                place.begin()
+                items.append(dataset[index])
+            place.begin()
+            result = collate(items)
+        except Exception as error:
+            result = _Raised(error)
+        place.rest()
+        connection.send((number, result))

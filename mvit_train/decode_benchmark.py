@@ -1,0 +1,243 @@
+"""Speed of reading clips: ours against PyTorchVideo's, torchcodec's and OpenCV's, where they are installed.
+
+All read the same frames of the same random spans, checked to be equal, and take turns within a round, so that what else
+the machine does meets all alike. Time is processor time, files are opened anew for every clip, decoding takes one
+thread. A training clip is then cropped and scaled by our `RandomResizedCrop`, whoever read it.
+"""
+
+import importlib
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvit_train.data.decode import DecodedVideo, frame_times
+from mvit_train.data.transforms import RandomResizedCrop
+
+# As downloaded, and as prepared for training: a key frame every 16 frames, three frames in a row that no other needs.
+Recipe = Literal["raw", "prepared"]
+X264: dict[Recipe, dict[str, str]] = {
+    "raw": {"crf": "23"},
+    "prepared": {
+        "crf": "23",
+        "g": "16",
+        "bf": "3",
+        "b_strategy": "0",
+        "tune": "fastdecode",
+        "x264-params": "b-pyramid=none:scenecut=0:keyint=16:min-keyint=16",
+    },
+}
+TOLERANCE = 3  # of 255, for readers whose FFmpeg converts colours another way
+
+
+@dataclass(frozen=True)
+class Span:
+    """`indices` of the frames wanted, from a window [start, end) in seconds."""
+
+    start: Fraction
+    end: Fraction
+    indices: list[int]
+
+
+Reader = Callable[[Path, Span], Tensor]  # (3, T, H, W), 0 to 255
+
+
+def ours(path: Path, span: Span) -> Tensor:
+    with DecodedVideo(path, num_frames=len(span.indices)) as video:
+        clip = video.get_clip(span.start, span.end)["video"]
+    assert clip is not None
+    return clip
+
+
+def pytorchvideo(path: Path, span: Span) -> Tensor:
+    """Its PyAV decoder and its subsampling: all frames of the window, as float32."""
+    video: Any = importlib.import_module("pytorchvideo.data.encoded_video").EncodedVideo.from_path(
+        str(path), decode_audio=False, decoder="pyav"
+    )
+    clip = video.get_clip(span.start, span.end)["video"]
+    video.close()
+    return clip[:, torch.linspace(0, clip.shape[1] - 1, len(span.indices)).long()]
+
+
+def torchcodec(path: Path, span: Span) -> Tensor:
+    decoders: Any = importlib.import_module("torchcodec.decoders")
+    decoder = decoders.VideoDecoder(str(path), num_ffmpeg_threads=1, seek_mode="exact")
+    return decoder.get_frames_at(span.indices).data.transpose(0, 1)
+
+
+def opencv(path: Path, span: Span) -> Tensor:
+    """Seeks to the first frame, grabs all and retrieves the wanted ones."""
+    cv2: Any = importlib.import_module("cv2")
+    cv2.setNumThreads(1)
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    capture.set(cv2.CAP_PROP_POS_FRAMES, span.indices[0])
+    frames = []
+    for index in range(span.indices[0], span.indices[-1] + 1):
+        capture.grab()
+        if index in span.indices:
+            frames.append(cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB))
+    capture.release()
+    return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
+
+
+READERS: dict[str, Reader] = {"ours": ours, "pytorchvideo": pytorchvideo, "torchcodec": torchcodec, "opencv": opencv}
+PACKAGES = {"pytorchvideo": "pytorchvideo.data", "torchcodec": "torchcodec.decoders", "opencv": "cv2"}
+
+
+def installed() -> dict[str, Reader]:
+    """The readers whose packages can be imported here."""
+    found = {}
+    for name, reader in READERS.items():
+        try:
+            importlib.import_module(PACKAGES.get(name, __name__))
+        except (ImportError, OSError, RuntimeError):  # torchcodec without an FFmpeg that suits it
+            continue
+        found[name] = reader
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """One reader on one file.
+
+    Args:
+        milliseconds: processor time of one clip, median over the rounds: read, and read and cropped.
+        speed: how many times as fast ours is, with the crop: median, least and most over the rounds.
+        difference: the greatest from our frames, of 255.
+        packets: read and decoded per clip, ours only.
+    """
+
+    file: str
+    who: str
+    milliseconds: tuple[float, float]
+    speed: tuple[float, float, float]
+    difference: float
+    packets: tuple[float, float] | None
+
+
+def compare(
+    files: Sequence[Path],
+    readers: dict[str, Reader],
+    *,
+    rounds: int = 5,
+    clips: int = 4,
+    num_frames: int = 16,
+    sampling_rate: int = 4,
+    crop_size: int = 224,
+) -> Iterator[Row]:
+    """Every reader on every file. ValueError if one reads other frames than ours."""
+    crop = RandomResizedCrop(crop_size=crop_size)
+    for file in files:
+        spans = random_spans(file, rounds * clips, num_frames, sampling_rate)
+        differences = {who: max_difference(file, spans[:clips], who, reader) for who, reader in readers.items()}
+        times: dict[str, list[tuple[float, float]]] = {who: [] for who in readers}
+        for done in range(0, len(spans), clips):
+            for who, reader in readers.items():
+                reading = cropping = 0.0
+                for i, span in enumerate(spans[done : done + clips], done):
+                    started = time.process_time()
+                    clip = reader(file, span)
+                    read = time.process_time()
+                    crop({"video": clip, "rng": np.random.default_rng(i)})
+                    reading, cropping = reading + read - started, cropping + time.process_time() - read
+                times[who].append((reading / clips, (reading + cropping) / clips))
+        for who, found in times.items():
+            ratios = [theirs / own for (_, theirs), (_, own) in zip(found, times["ours"], strict=True)]
+            milliseconds = [1000 * median(seconds) for seconds in zip(*found, strict=True)]
+            yield Row(
+                file=file.name,
+                who=who,
+                milliseconds=(milliseconds[0], milliseconds[1]),
+                speed=(median(ratios), min(ratios), max(ratios)),
+                difference=differences[who],
+                packets=packets_per_clip(file, spans) if who == "ours" else None,
+            )
+
+
+def random_spans(file: Path, count: int, num_frames: int, sampling_rate: int) -> list[Span]:
+    """Windows of num_frames * sampling_rate frames, wherever they fit."""
+    with DecodedVideo(file, num_frames=num_frames) as video:
+        fps, length = video.fps, num_frames * sampling_rate
+        latest = int(video.duration * fps) - length
+    if latest < 0:
+        raise ValueError(f"{file}: shorter than a clip of {length} frames")
+    rng, spans = random.Random(0), []
+    for _ in range(count):
+        start = rng.randint(0, latest) / fps
+        end = start + length / fps
+        spans.append(Span(start, end, [int(at * fps) for at in frame_times(start, end, num_frames, fps)]))
+    return spans
+
+
+def max_difference(file: Path, spans: Sequence[Span], who: str, reader: Reader) -> float:
+    """The greatest difference from our frames."""
+    greatest = 0.0
+    for span in spans:
+        expected, found = ours(file, span), reader(file, span)
+        if found.shape != expected.shape:
+            raise ValueError(f"{file}: {who} reads {tuple(found.shape)}, ours {tuple(expected.shape)}")
+        greatest = max(greatest, float((found.float() - expected.float()).abs().max()))
+    if greatest > TOLERANCE:
+        raise ValueError(f"{file}: {who} and ours read different frames: up to {greatest:g} of 255 apart")
+    return greatest
+
+
+def packets_per_clip(file: Path, spans: Sequence[Span]) -> tuple[float, float]:
+    """Packets read and decoded."""
+    counts = []
+    for span in spans:
+        with DecodedVideo(file, num_frames=len(span.indices)) as video:
+            video.get_clip(span.start, span.end)
+            counts.append(video.num_packets)
+    read, decoded = np.mean(counts, axis=0)
+    return float(read), float(decoded)
+
+
+FORM = "{:28} {:13} {:>8} {:>8} {:>8} {:>7} {:>13} {:>6} {:>12}"
+
+
+def table(rows: Sequence[Row], *, header: bool = True) -> str:
+    """One line per row; "ours is" says how many times as fast ours is."""
+    names = ("file", "who", "ms read", "ms clip", "clips/s", "ours is", "range", "differ", "packets")
+    lines = [FORM.format(*names)] if header else []
+    for row in rows:
+        read, clip = row.milliseconds
+        middle, least, most = row.speed
+        lines.append(
+            FORM.format(
+                *(row.file, row.who, f"{read:.1f}", f"{clip:.1f}", f"{1000 / clip:.1f}"),
+                *(f"{middle:.2f}x", f"{least:.2f}-{most:.2f}", f"{row.difference:g}"),
+                "-" if row.packets is None else f"{row.packets[1]:.0f} of {row.packets[0]:.0f}",
+            )
+        )
+    return "\n".join(lines)
+
+
+def make_file(source: Path, target: Path, size: tuple[int, int], recipe: Recipe, num_frames: int = 300) -> Path:
+    """A file of `num_frames` at 30 per second with the pictures of `source`, repeated if need be, in `size` (W, H)."""
+    width, height = size
+    with av.open(str(target), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=30, options=X264[recipe])
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 30)
+        for index, frame in zip(range(num_frames), _endless(source), strict=False):
+            scaled = frame.reformat(width, height, "yuv420p")
+            scaled.pts, scaled.time_base, scaled.pict_type = index, Fraction(1, 30), 0
+            container.mux(stream.encode(scaled))
+        container.mux(stream.encode(None))
+    return target
+
+
+def _endless(source: Path) -> Iterator[Any]:
+    while True:
+        with av.open(str(source)) as container:
+            yield from container.decode(video=0)

@@ -1,0 +1,48 @@
+"""The readers that are installed read equal frames, and what differs is told."""
+
+import pytest
+
+from mvit_train import decode_benchmark
+from mvit_train.decode_benchmark import compare, installed, make_file, ours, random_spans, table
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, video):
+    folder, source = tmp_path_factory.mktemp("benchmark"), video("a.mp4", 30)
+    return [make_file(source, folder / f"{recipe}.mp4", (96, 64), recipe, 90) for recipe in ("raw", "prepared")]
+
+
+def test_installed_readers_take_turns_at_equal_frames_and_ours_decodes_fewer_packets(files):
+    readers = installed()
+    assert {"ours", "pytorchvideo"} <= set(readers)
+    rows = list(compare(files, readers, rounds=2, clips=2, crop_size=32))
+    assert len(rows) == 2 * len(readers)
+    for row in rows:
+        assert row.difference == 0 or row.who in ("torchcodec", "opencv")  # they may bring an FFmpeg of their own
+        if row.who == "ours":
+            assert row.speed == (1, 1, 1)
+            assert row.packets is not None
+            assert row.packets[1] < row.packets[0]
+    lines = table(rows).splitlines()
+    assert len(lines) == 1 + len(rows)
+    assert lines[1].startswith("raw.mp4")
+
+
+def test_a_reader_of_other_frames_is_refused(files):
+    def late(path, span):
+        return ours(path, span).roll(1, dims=1)
+
+    with pytest.raises(ValueError, match=r"raw\.mp4: late and ours read different frames: up to \d+ of 255 apart"):
+        list(compare(files[:1], {"ours": ours, "late": late}, rounds=1, clips=1))
+    with pytest.raises(ValueError, match=r"early reads \(3, 8, 64, 96\), ours \(3, 16, 64, 96\)"):
+        list(compare(files[:1], {"ours": ours, "early": lambda *a: ours(*a)[:, :8]}, rounds=1, clips=1))
+
+
+def test_a_file_shorter_than_a_clip_is_refused(video):
+    with pytest.raises(ValueError, match=r"shorter than a clip of 64 frames"):
+        random_spans(video("a.mp4", 30), 1, 16, 4)
+
+
+def test_a_reader_that_is_not_installed_is_left_out(monkeypatch):
+    monkeypatch.setitem(decode_benchmark.PACKAGES, "pytorchvideo", "no_such_package")
+    assert "pytorchvideo" not in installed()
