@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from mvit_train import decode_benchmark
 from mvit_train.config import build
 from mvit_train.peers import MODELS, AbsentError, build_ours, build_peer, check_equal
 from mvit_train.timing import Precision, StepKind, cpu_mb_added, cuda_mb_added, make_step, take_turns
@@ -101,7 +102,11 @@ class Row:
 
 
 def run(cfg) -> None:
-    """Measures, prints a table as it grows, and writes all of it as JSON."""
+    """Measures, prints a table as it grows, and writes all of it as JSON. what=decode: see `decode_benchmark`."""
+    file = Path(cfg.runs) / "benchmark" / f"{cfg.run_id or time.strftime('%Y%m%d-%H%M%S')}.json"
+    if cfg.what == "decode":
+        decode_benchmark.run(Path(cfg.input), file)
+        return
     settings: Benchmark = build(cfg.benchmark)
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(automatic if settings.device == "auto" else settings.device)
@@ -114,7 +119,6 @@ def run(cfg) -> None:
         for found in compare(model, settings, device, notes):
             print(table(found, header=not rows), flush=True)
             rows += found
-    file = Path(cfg.runs) / "benchmark" / f"{cfg.run_id or time.strftime('%Y%m%d-%H%M%S')}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     result = {"context": context, "settings": asdict(settings), "notes": notes, "rows": [asdict(row) for row in rows]}
     file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

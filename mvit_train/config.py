@@ -31,7 +31,7 @@ from mvit_train.signatures import Node, did_you_mean, show
 MAX_DEPTH = 20  # of nodes in nodes
 
 # What depends on the machine, or on what is asked, not on the checkpoint that is used.
-NOT_FROM_CHECKPOINT = ("trainer", "logger", "runs", "what", "benchmark", "weights", "format", "output")
+NOT_FROM_CHECKPOINT = ("trainer", "logger", "runs", "what", "benchmark", "weights", "format", "output", "input")
 
 # Tasks that read no data: `data` is not checked for them, so that no folder has to be named.
 WITHOUT_DATA = ("complexity", "benchmark", "export")
@@ -63,7 +63,7 @@ class Config:
     """The root, field by field conf/config.yaml. A `Node` is a call; a dataclass is a group of plain values."""
 
     task: Literal["train", "evaluate", "complexity", "benchmark", "export"]
-    what: Literal["model", "all"]
+    what: Literal["model", "all", "decode"]
     name: str
     run_id: str | None
     runs: Path
@@ -72,6 +72,7 @@ class Config:
     weights: Path | None
     format: Literal["slowfast", "torchvision", "safetensors"]
     output: Path | None
+    input: Path | None
     views: str
     frame_order: Literal["forward", "shuffle", "reverse", "freeze", "all"]
     clip: Clip
@@ -98,8 +99,11 @@ class Config:
                 mistakes["ckpt"] = f"task={task} needs ckpt=FILE, or the folder of a run, or weights=FILE"
             elif ckpt is not None and weights is not None:
                 mistakes["weights"] = f"task={task} takes ckpt or weights, not both"
-        if arguments.get("what", "model") != "model" and arguments.get("task") != "complexity":
-            mistakes["what"] = "is for task=complexity; every other task has what=model"
+        what, source = arguments.get("what", "model"), arguments.get("input")
+        if (belongs_to := {"all": "complexity", "decode": "benchmark"}.get(what, task)) != task:
+            mistakes["what"] = f"is for task={belongs_to}"
+        elif what == "decode" and "input" in arguments and (source is None or not source.exists()):
+            mistakes["input"] = "what=decode needs input=FILE, or a folder of videos"
         if not re.fullmatch(r"[1-9]\d*x[13]", arguments.get("views", "1x1")):
             mistakes["views"] = "must be clips x crops, with 1 or 3 crops, such as 5x1"
         return mistakes

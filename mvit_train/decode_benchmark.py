@@ -6,11 +6,14 @@ thread. A training clip is then cropped and scaled by our `RandomResizedCrop`, w
 """
 
 import importlib
+import json
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -18,9 +21,10 @@ from typing import Any, Literal
 import av
 import numpy as np
 import torch
+from av.error import FFmpegError
 from torch import Tensor
 
-from mvit_train.data.decode import DecodedVideo, frame_times
+from mvit_train.data.decode import DecodedVideo, DecodeError, frame_times
 from mvit_train.data.transforms import RandomResizedCrop
 
 # As downloaded, and as prepared for training: a key frame every 16 frames, three frames in a row that no other needs.
@@ -36,6 +40,7 @@ X264: dict[Recipe, dict[str, str]] = {
         "x264-params": "b-pyramid=none:scenecut=0:keyint=16:min-keyint=16",
     },
 }
+SIZES = ((340, 256), (640, 360))
 TOLERANCE = 3  # of 255, for readers whose FFmpeg converts colours another way
 
 
@@ -49,6 +54,36 @@ class Span:
 
 
 Reader = Callable[[Path, Span], Tensor]  # (3, T, H, W), 0 to 255
+
+
+def run(source: Path, result: Path) -> None:
+    """Makes raw and prepared files of 10 s in two sizes from each video of `source`, a file or a folder; prints a row
+    per reader and file as they are measured, and writes all as JSON. What cannot be read is named and left out."""
+    torch.set_num_threads(1)
+    readers = installed()
+    sources = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
+    rows: list[Row] = []
+    for path in sources:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                files = [
+                    make_file(
+                        path, Path(folder) / f"{path.stem}_{width}x{height}_{recipe}.mp4", (width, height), recipe
+                    )
+                    for (width, height), recipe in product(SIZES, X264)
+                ]
+            except (DecodeError, FFmpegError) as error:
+                print(f"{path}: left out: {error}")
+                continue
+            for row in compare(files, readers):
+                rows.append(row)
+                print(table([row], header=len(rows) == 1), flush=True)
+    if not rows:
+        raise ValueError(f"input: {source} holds no video that can be read")
+    print("".join(f"\n{name}: absent" for name in READERS.keys() - readers.keys()))
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+    print(result)
 
 
 def ours(path: Path, span: Span) -> Tensor:
@@ -239,5 +274,7 @@ def make_file(source: Path, target: Path, size: tuple[int, int], recipe: Recipe,
 
 def _endless(source: Path) -> Iterator[Any]:
     while True:
-        with av.open(str(source)) as container:
+        with av.open(f"file:{source}") as container:
+            if not container.streams.video:
+                raise DecodeError(str(source), "no video stream")
             yield from container.decode(video=0)

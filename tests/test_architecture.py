@@ -29,7 +29,8 @@ ALLOWED = {
     "complexity": {"config", "memory", "models", "ops", "published"},
     "peers": {"models"},
     "timing": {"peers"},
-    "benchmark": {"complexity", "config", "peers", "timing"},
+    "decode_benchmark": {"data"},
+    "benchmark": {"complexity", "config", "decode_benchmark", "peers", "timing"},
 }
 ONLY_IN = {
     "hydra": {"config"},

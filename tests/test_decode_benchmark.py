@@ -1,8 +1,12 @@
 """The readers that are installed read equal frames, and what differs is told."""
 
+import json
+import shutil
+
 import pytest
 
 from mvit_train import decode_benchmark
+from mvit_train.__main__ import main
 from mvit_train.decode_benchmark import compare, installed, make_file, ours, random_spans, table
 
 
@@ -26,6 +30,21 @@ def test_installed_readers_take_turns_at_equal_frames_and_ours_decodes_fewer_pac
     lines = table(rows).splitlines()
     assert len(lines) == 1 + len(rows)
     assert lines[1].startswith("raw.mp4")
+
+
+def test_the_command_measures_a_folder_and_names_what_it_leaves_out(tmp_path, video, monkeypatch, capsys):
+    monkeypatch.setattr(decode_benchmark, "SIZES", ((96, 64),))
+    monkeypatch.setattr(decode_benchmark, "READERS", {"ours": ours})
+    (tmp_path / "in").mkdir()
+    shutil.copy(video("a.mp4", 90), tmp_path / "in" / "a.mp4")
+    (tmp_path / "in" / "text.mp4").write_text("no video")
+    runs = tmp_path / "runs"
+    assert main(["task=benchmark", "what=decode", f"input={tmp_path / 'in'}", f"runs={runs}", "run_id=a"]) == 0
+    rows = json.loads((runs / "benchmark" / "a.json").read_text())
+    assert [row["file"] for row in rows] == ["a_96x64_raw.mp4", "a_96x64_prepared.mp4"]
+    assert "text.mp4: left out" in capsys.readouterr().out
+    assert main(["task=benchmark", "what=decode"]) == 2
+    assert "what=decode needs input=FILE" in capsys.readouterr().err
 
 
 def test_a_reader_of_other_frames_is_refused(files):
