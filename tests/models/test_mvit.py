@@ -214,3 +214,27 @@ def test_fast_and_reference_paths_have_the_same_gradients_in_float64(build, reco
             worst = max(worst, ((fast - reference).abs().max() / reference.abs().max()).item())
     record_measured(f"ops/{build.__name__}, gradients of the fast path in float64", worst, 1e-10)
     assert worst <= 1e-10
+
+
+def test_at_312_pixels_tables_are_shorter_than_the_grids_and_are_interpolated_as_officially():
+    """Convolutions give 78, 39, 20, 10 rows where the official tables were sized for 78, 39, 19, 9."""
+    with torch.device("meta"):
+        model = models.mvit_v2_l()
+    tables, wanted = [], []
+    for block in model.blocks:
+        tables.append(len(block.attn.rel_pos_h))
+        wanted.append(2 * max(block.attn.distances_h.shape) - 1)
+        assert len(block.attn.rel_pos_t) == 39
+    assert sorted(set(tables), reverse=True) == [155, 77, 37, 17]
+    assert sorted(set(wanted), reverse=True) == [155, 77, 39, 19]
+    assert [block.attn.thw_out for block in model.blocks][-1] == (20, 10, 10)
+
+
+def test_a_model_whose_tables_are_interpolated_trains_on_both_paths():
+    model = mvit_v2_s(**V1_TINY, crop_size=76)  # 19, 10, 5, against 19, 9, 4
+    assert {len(block.attn.rel_pos_h) - 2 * max(block.attn.distances_h.shape) + 1 for block in model.blocks} == {0, -2}
+    results = []
+    for path in ("fast", "reference"):
+        with ops.force(path), torch.no_grad():
+            results.append(model.eval()(torch.ones(1, 3, 8, 76, 76)))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
