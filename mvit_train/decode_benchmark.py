@@ -237,7 +237,7 @@ def packets_per_clip(file: Path, spans: Sequence[Span]) -> tuple[float, float]:
     return float(read), float(decoded)
 
 
-FORM = "{:28} {:13} {:>8} {:>8} {:>8} {:>7} {:>13} {:>6} {:>12}"
+FORM = "{:46} {:12} {:>8} {:>8} {:>8} {:>7} {:>13} {:>6} {:>12}"
 
 
 def table(rows: Sequence[Row], *, header: bool = True) -> str:
