@@ -7,6 +7,7 @@ the query pooling of its first block and doubles the heads there; the channels d
 training and in evaluation.
 """
 
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Literal
 
@@ -192,7 +193,16 @@ class MViT(nn.Module):
         return grid if self.cls_token is None else torch.cat((self.pos_embed_class, grid), dim=1)
 
 
-def _check(embed_dim, num_heads, blocks_per_stage, q_strides, patch_kernel, num_frames, dim_mul, head_mul) -> None:
+def _check(
+    embed_dim: int,
+    num_heads: int,
+    blocks_per_stage: tuple[int, ...],
+    q_strides: tuple[THW, ...],
+    patch_kernel: tuple[int, ...],
+    num_frames: int,
+    dim_mul: int,
+    head_mul: int,
+) -> None:
     """Refuses what no model can be built from, naming the value."""
     if embed_dim % num_heads or dim_mul % head_mul:
         raise ValueError(
@@ -220,6 +230,6 @@ def _pooling(kind: PoolKind, kernel: THW | Literal["s", "s+1", "2s+1"], stride: 
     return None if kernel == stride == (1, 1, 1) else PoolSpec(kind, kernel, stride)
 
 
-def _each(function, a: THW, b: THW) -> THW:
+def _each(function: Callable[[int, int], int], a: THW, b: THW) -> THW:
     t, h, w = (function(*pair) for pair in zip(a, b, strict=True))
     return t, h, w

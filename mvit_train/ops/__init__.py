@@ -1,16 +1,16 @@
-"""Operations with a fast path beside a reference twin; which one runs is chosen here and nowhere else."""
+"""Operations with a fast path beside a reference twin. Each operation chooses in one place; `force` overrules it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-Path = Literal["reference", "fast"]
+Implementation = Literal["reference", "fast"]
 
-_forced: Path | None = None
+_forced: Implementation | None = None
 
 
 @contextmanager
-def force(path: Path) -> Iterator[None]:
+def force(path: Implementation) -> Iterator[None]:
     """Within it every operation takes this path: the reference to test against or to count multiply-adds in, or the
     fast one where the choice by device would be another."""
     global _forced
@@ -21,5 +21,6 @@ def force(path: Path) -> Iterator[None]:
         _forced = before
 
 
-def forced() -> Path | None:
+def forced() -> Implementation | None:
+    """What `force` asks for at the moment."""
     return _forced
