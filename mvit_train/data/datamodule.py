@@ -1,10 +1,10 @@
 """Videos to batches: finds the splits, builds the loaders, gives every rank its share."""
 
 import os
-from functools import cached_property
 from pathlib import Path
 
 from lightning import LightningDataModule
+from pytorchvideo.data.clip_sampling import ClipSampler
 from torch.utils.data import DataLoader
 
 from mvit_train.data.dataset import TestViews, TrainClips, collate
@@ -13,7 +13,7 @@ from mvit_train.data.manifest import Manifest, Split, read_splits
 from mvit_train.data.motion import MotionVideos
 from mvit_train.data.sampler import EpochShuffle, Shard
 from mvit_train.data.transforms import RandomResizedCrop, TestCrops
-from mvit_train.data.views import RandomClip, UniformClips, Views, clip_duration
+from mvit_train.data.views import TARGET_FPS, Count, FrameSampler, Sampling, Views, clip_sampler
 from mvit_train.labels import Labels
 
 
@@ -30,11 +30,20 @@ class VideoDataModule(LightningDataModule):
     Args:
         root: folder with the videos: manifests `train.csv` and `val.csv`, or class folders (see `read_splits`).
         built_in: the videos to make and use while `root` is not set.
-        num_frames, sampling_rate: a clip spans num_frames * sampling_rate frames at 30 per second.
+        num_frames, sampling_rate: a clip spans num_frames * sampling_rate frames at `target_fps`.
         crop_size: side of the square crop.
         transform: the training crop.
-        batch_size: clips per process and training step.
+        batch_size: clips per process and training step, repeats included.
         eval_batch_size: clips per process and forward pass in evaluation.
+        sampling: how frames are chosen (`mvit_train.data.views`): "window", evenly from a span of time (Kinetics);
+            "dense", every sampling_rate-th frame (Charades); "segment", one from each part of the whole video
+            (Something-Something).
+        target_fps: the rate at which frames are counted; null: each video's own.
+        count: whether the clips of a test by windows start at whole "frames", as in SlowFast, or at exact "seconds".
+        repeats: augmented copies of each training clip, from one decoding, side by side in the batch.
+        classes: for a pilot run, the classes to keep: names, or how many, the first ones.
+        max_videos_per_class: for a pilot run, videos to keep of each class in either split.
+        balance_classes: training sees equally many videos of each class, an epoch being as long as without.
         num_workers: decoding processes.
         timeout_sec: a process that reads one video for longer is killed, and the video taken for unreadable.
         seed: decides the order, the windows and the crops.
@@ -51,23 +60,40 @@ class VideoDataModule(LightningDataModule):
         transform: RandomResizedCrop,
         batch_size: int,
         eval_batch_size: int,
+        sampling: Sampling = "window",
+        target_fps: float | None = TARGET_FPS,
+        count: Count = "frames",
+        repeats: int = 1,
+        classes: list[str] | int | None = None,
+        max_videos_per_class: int | None = None,
+        balance_classes: bool = False,
         num_workers: int = 2,
         timeout_sec: float = 120.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
+        counts = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "repeats": repeats}
+        pilot = {"classes": classes, "max_videos_per_class": max_videos_per_class}
+        for name, value in (counts | pilot).items():
+            if isinstance(value, int) and value < 1:
                 raise ValueError(f"data.{name} is {value}, it must be at least 1")
-        if timeout_sec <= 0:
-            raise ValueError(f"data.timeout_sec is {timeout_sec:g}, it must be more than 0")
+        for name, value in (("timeout_sec", timeout_sec), ("target_fps", target_fps)):
+            if value is not None and value <= 0:
+                raise ValueError(f"data.{name} is {value:g}, it must be more than 0")
+        if batch_size % repeats:
+            raise ValueError(f"data.batch_size={batch_size} clips cannot be made of videos with {repeats} repeats each")
         self.root, self.built_in = root, built_in
-        self.num_frames, self.crop_size = num_frames, crop_size
-        self.clip_duration = clip_duration(num_frames, sampling_rate)
+        self.num_frames, self.sampling_rate, self.crop_size = num_frames, sampling_rate, crop_size
         self.transform = transform
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.sampling: Sampling = sampling
+        self.count: Count = count
+        self.target_fps = target_fps
+        self.repeats, self.classes, self.max_videos_per_class = repeats, classes, max_videos_per_class
+        self.balance_classes = balance_classes
         self.num_workers, self.timeout_sec, self.seed = num_workers, timeout_sec, seed
         self.test_views = Views(1, 1)
+        self._splits: dict[Split, Manifest] | None = None
         self._condemned: dict[Split, dict[int, str]] = {"train": {}, "val": {}}  # known to all loaders of a split
 
     @classmethod
@@ -78,9 +104,14 @@ class VideoDataModule(LightningDataModule):
             return {} if arguments.get("built_in") else {"root": "is not set; name the folder with your videos"}
         return {} if Path(root).is_dir() else {"root": f"{root} is not a folder"}
 
-    @cached_property
+    @property
     def splits(self) -> dict[Split, Manifest]:
         """Both splits; makes the built-in videos on first use."""
+        if self._splits is None:
+            self._splits = self._pilot(self._read())
+        return self._splits
+
+    def _read(self) -> dict[Split, Manifest]:
         if self.root is not None:
             return read_splits(self.root)
         assert self.built_in is not None
@@ -88,9 +119,30 @@ class VideoDataModule(LightningDataModule):
         self.built_in(folder)
         return read_splits(folder)
 
+    def _pilot(self, splits: dict[Split, Manifest]) -> dict[Split, Manifest]:
+        """The classes and videos of a pilot run; everything where none is asked for."""
+        if self.classes is not None:
+            names = splits["train"].labels.names
+            chosen = names[: self.classes] if isinstance(self.classes, int) else self.classes
+            splits = {split: manifest.only(chosen) for split, manifest in splits.items()}
+        if self.max_videos_per_class is not None:
+            splits = {split: manifest.capped(self.max_videos_per_class) for split, manifest in splits.items()}
+        if empty := [split for split, manifest in splits.items() if not len(manifest)]:
+            raise ValueError(f"data.classes={self.classes} leaves no video in the {empty[0]} split")
+        return splits
+
+    def use_labels(self, labels: Labels) -> None:
+        """From now on targets count in this class list, matched by name. ValueError if the data has other classes."""
+        self._splits = {split: manifest.relabelled(labels) for split, manifest in self.splits.items()}
+
     @property
     def labels(self) -> Labels:
         return self.splits["train"].labels
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may show several classes, or none."""
+        return self.splits["train"].multi_label
 
     @property
     def clips_per_step(self) -> int:
@@ -104,13 +156,14 @@ class VideoDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         dataset = TrainClips(
             self.splits["train"],
-            clip_sampler=RandomClip(self.clip_duration),
+            clip_sampler=self._clips(None),
             num_frames=self.num_frames,
             transform=self.transform,
+            repeats=self.repeats,
             seed=self.seed,
         )
         dataset.condemned = self._condemned["train"]
-        return self._loader(dataset, self._train_sampler(), self.batch_size)
+        return self._loader(dataset, self._train_sampler(), self.batch_size // self.repeats)
 
     def val_dataloader(self) -> DataLoader:
         return self._test_loader(Views(1, 1))
@@ -121,13 +174,23 @@ class VideoDataModule(LightningDataModule):
     def _test_loader(self, views: Views) -> DataLoader:
         dataset = TestViews(
             self.splits["val"],
-            clip_sampler=UniformClips(self.clip_duration, views.clips),
+            clip_sampler=self._clips(views.clips),
             num_frames=self.num_frames,
             transform=TestCrops(self.crop_size, views.crops),
         )
         dataset.condemned = self._condemned["val"]
         sampler = Shard(len(dataset), rank=self._rank, world_size=self._world_size)
         return self._loader(dataset, sampler, max(self.eval_batch_size // (views.clips * views.crops), 1))
+
+    def _clips(self, num_clips: int | None) -> ClipSampler | FrameSampler:
+        return clip_sampler(
+            self.sampling,
+            num_frames=self.num_frames,
+            sampling_rate=self.sampling_rate,
+            num_clips=num_clips,
+            target_fps=self.target_fps,
+            count=self.count,
+        )
 
     def _loader(self, dataset, sampler, batch_size: int) -> DataLoader:
         return ResilientLoader(
@@ -142,12 +205,16 @@ class VideoDataModule(LightningDataModule):
         )
 
     def _train_sampler(self) -> EpochShuffle:
+        manifest = self.splits["train"]
+        if self.balance_classes and self.multi_label:
+            raise ValueError("data.balance_classes: videos of several classes cannot be balanced")
         return EpochShuffle(
-            len(self.splits["train"]),
-            batch_size=self.batch_size,
+            len(manifest),
+            batch_size=self.batch_size // self.repeats,
             seed=self.seed,
             rank=self._rank,
             world_size=self._world_size,
+            classes=manifest.target_tensor().numpy() if self.balance_classes else None,
         )
 
     @property

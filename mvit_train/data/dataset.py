@@ -1,17 +1,18 @@
-"""A map-style view over `pytorchvideo.data.Kinetics`: a known length, any order, every failure accounted for.
+"""A map-style view over PyTorchVideo's labelled videos: a known length, any order, every failure accounted for.
 
 PyTorchVideo's dataset is an iterator that ignores seeds, drops broken videos silently and gives ranks unequal counts.
-Here it is built by its public constructor with our clip samplers, transforms and video path handler, and read by index
-instead of iterated. What comes out for (seed, epoch, index) depends on nothing else.
+Here it is built by its public constructor, the one that `pytorchvideo.data.Kinetics` calls, with our clip samplers,
+transforms and video path handler, and read by index instead of iterated. What comes out for (seed, epoch, index)
+depends on nothing else.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from fractions import Fraction
+from typing import Any, TypedDict, cast
 
 import numpy as np
-import pytorchvideo.data
 import torch
+from pytorchvideo.data import LabeledVideoDataset
 from pytorchvideo.data.clip_sampling import ClipSampler
 from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
@@ -20,7 +21,7 @@ from mvit_train.data.decode import DecodeError, PathHandler
 from mvit_train.data.loader import Place
 from mvit_train.data.manifest import Manifest
 from mvit_train.data.sampler import EpochIndex
-from mvit_train.data.views import windows
+from mvit_train.data.views import FrameSampler, Seconds, clip_times
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 Failure = tuple[int, str]  # video index, reason
@@ -32,7 +33,7 @@ class Item(TypedDict):
     """One training clip, or all views of one test video; `failures` names the videos that could not be read for it."""
 
     video: Tensor  # uint8 (V, 3, T, S, S)
-    label: Tensor  # (V,)
+    label: Tensor  # int64 (V,), or float32 (V, K) of zeros and ones where a video may have several
     video_index: Tensor  # (V,)
     view_index: Tensor  # (V,), clip * crops + crop
     failures: list[Failure]
@@ -42,39 +43,48 @@ class Batch(Item):
     """`Item`s laid end to end: V is then the number of clips in the batch, B."""
 
 
-def kinetics(
-    manifest: Manifest, clip_sampler: ClipSampler, handler: PathHandler, transform: Transform
-) -> pytorchvideo.data.LabeledVideoDataset:
-    """PyTorchVideo's Kinetics dataset over a manifest, decoding through our path handler."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as listing:
-        listing.writelines(f"{path} {t}\n" for path, t in zip(manifest.paths, manifest.targets, strict=True))
-        listing.flush()
-        dataset = pytorchvideo.data.Kinetics(
-            listing.name,
-            clip_sampler,
-            video_sampler=SequentialSampler,
-            transform=transform,
-            video_path_prefix=str(manifest.root),
-            decode_audio=False,
-        )
-    dataset.video_path_handler = handler
-    return dataset
+class LabelledVideos(Sequence[tuple[str, dict[str, Any]]]):
+    """A manifest in PyTorchVideo's form, made row by row when asked for: a list of a million takes half a gigabyte."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._root = f"{manifest.root}/"
+
+    def __len__(self) -> int:
+        return len(self._manifest)
+
+    def __getitem__(self, index: Any) -> Any:
+        path, target = self._manifest.paths[index], self._manifest.target(index)
+        label = target if self._manifest.multi_label else target[0]
+        return path if path.startswith("/") else self._root + path, {"label": label, "span": self._manifest.span(index)}
 
 
 class KineticsView(Dataset):
-    """Reads a Kinetics dataset by index; its three private names are the same in PyTorchVideo 0.1.5 and its main."""
+    """Reads a PyTorchVideo dataset by index; its three private names are the same in 0.1.5 and its main.
+
+    Args:
+        repeats: times that the transform is applied to every clip, each with other chances (repeated augmentation).
+    """
 
     def __init__(
-        self, manifest: Manifest, *, clip_sampler: ClipSampler, num_frames: int, transform: Transform, seed: int = 0
+        self,
+        manifest: Manifest,
+        *,
+        clip_sampler: ClipSampler | FrameSampler,
+        num_frames: int,
+        transform: Transform,
+        repeats: int = 1,
+        seed: int = 0,
     ) -> None:
-        self.seed = seed
+        self.manifest, self.num_frames, self.repeats, self.seed = manifest, num_frames, repeats, seed
         self.condemned: dict[int, str] = {}  # by the loader: videos that a worker hung or died at
         self.place: Place | None = None  # where a worker says what it reads
         self.handler = PathHandler(num_frames)
-        self.kinetics: Any = kinetics(manifest, clip_sampler, self.handler, transform)
+        self.kinetics: Any = LabeledVideoDataset(
+            cast(Any, LabelledVideos(manifest)), cast(Any, clip_sampler), SequentialSampler, transform, False
+        )
+        self.kinetics.video_path_handler = self.handler
         self.videos = self.kinetics._labeled_videos
-        if len(self.videos) != len(manifest):
-            raise ValueError(f"PyTorchVideo reads {len(self.videos)} videos where the manifest has {len(manifest)}")
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -90,24 +100,57 @@ class KineticsView(Dataset):
         if self.place is not None:
             self.place.begin(index)
         with self.handler.video_from_path(path) as video:
-            annotation = {**info, "fps": video.fps, "draw": rng.random()}
-            clips = video.get_clips(windows(self.kinetics._clip_sampler, video.duration, annotation))
-        views = [self.kinetics._transform({**info, "video": clip, "rng": rng})["video"] for clip in clips]
+            start, duration = _part(path, info["span"], video.duration)
+            times = clip_times(
+                self.kinetics._clip_sampler,
+                duration=duration,
+                fps=video.fps,
+                num_frames=self.num_frames,
+                rng=rng,
+                annotation=info,
+            )
+            if info["span"]:  # what lies outside is another video
+                latest = max(duration - 1 / video.fps, Fraction(0))
+                times = [[start + min(time, latest) for time in clip] for clip in times]
+            clips = video.get_frames(times)
+        samples = [{**info, "video": clip, "rng": rng} for clip in clips for _ in range(self.repeats)]
+        views = [self.kinetics._transform(sample)["video"] for sample in samples]
         return torch.cat(views)  # clips of (crops, 3, T, S, S) -> (V, 3, T, S, S)
 
     def item(self, index: int, video: Tensor, failures: Sequence[Failure]) -> Item:
         count = len(video)
         return {
             "video": video,
-            "label": torch.full((count,), self.videos[index][1]["label"]),
+            "label": self._label(index).expand(count, *[-1] * self.manifest.multi_label),
             "video_index": torch.full((count,), index),
             "view_index": torch.arange(count),
             "failures": list(failures),
         }
 
+    def _label(self, index: int) -> Tensor:
+        """The class index, or one number for every class: 1 where it applies, else 0."""
+        target = list(self.manifest.target(index))
+        if not self.manifest.multi_label:
+            return torch.tensor(target[0])
+        label = torch.zeros(len(self.manifest.labels))
+        label[target] = 1
+        return label
+
+
+def _part(path: str, span: tuple[float, float] | None, duration: Seconds) -> tuple[Fraction, Fraction]:
+    """Start and length of the part of the file that is the video."""
+    if span is None:
+        return Fraction(0), Fraction(duration)
+    start = Fraction(span[0])
+    end = Fraction(span[1]) if span[1] < duration else Fraction(duration)  # the end may be infinite
+    if start >= end:
+        raise DecodeError(path, f"its part from {span[0]:g} s on lies outside, it lasts {float(duration):.3f} s")
+    return start, end - start
+
 
 class TrainClips(KineticsView):
-    """One random clip a video. A video that cannot be read is replaced by another one, the same in every run."""
+    """One random clip a video, `repeats` times. A video that cannot be read is replaced by another one, the same in
+    every run."""
 
     def __getitem__(self, epoch_index: EpochIndex) -> Item:
         epoch, asked = epoch_index

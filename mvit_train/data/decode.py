@@ -19,21 +19,12 @@ from av.video.frame import VideoFrame
 from pytorchvideo.data.video import Video, VideoPathHandler
 from torch import Tensor
 
+from mvit_train.data.image import StillImage
+from mvit_train.data.manifest import IMAGE_SUFFIXES
 from mvit_train.data.needed import NeededPackets, NotRegular
 from mvit_train.data.stream import DecodeError, VideoStream, as_decode_errors
-from mvit_train.data.views import Seconds
+from mvit_train.data.views import Seconds, frame_times
 from mvit_train.data.walk import UnusableTimestamps, Walk
-
-
-def frame_times(start_sec: Seconds, end_sec: Seconds, num_frames: int, fps: Fraction) -> list[Fraction]:
-    """Times at which a window [start, end) is sampled: SlowFast's linspace(start, start + L - 1, T), in seconds.
-
-    The frame on show at each time is taken, so at a constant rate the frame indices are `floor(time * fps)`:
-    64 frames at 30 fps, T = 16 -> 0 4 8 12 16 21 25 29 33 37 42 46 50 54 58 63. T = 1 takes the start.
-    """
-    start, end = Fraction(start_sec), Fraction(end_sec)
-    step = max(end - start - 1 / fps, Fraction(0)) / max(num_frames - 1, 1)
-    return [start + step * j for j in range(num_frames)]
 
 
 class DecodedVideo(Video):
@@ -70,10 +61,14 @@ class DecodedVideo(Video):
         return {"video": self.get_clips([(start_sec, end_sec)])[0], "audio": None}
 
     def get_clips(self, windows: Sequence[tuple[Seconds, Seconds]]) -> list[Tensor]:
-        """Every window [start, end) as uint8 (3, T, H, W), in one pass: no frame is decoded or converted twice."""
-        if not windows:
+        """Every window [start, end) as uint8 (3, T, H, W), in one pass."""
+        return self.get_frames([frame_times(start, end, self._num_frames, self.fps) for start, end in windows])
+
+    def get_frames(self, times: Sequence[Sequence[Fraction]]) -> list[Tensor]:
+        """The frames on show at the times of every clip, in seconds, as uint8 (3, T, H, W); all clips in one pass: no
+        frame is decoded or converted twice."""
+        if not times:
             return []
-        times = [frame_times(start, end, self._num_frames, self.fps) for start, end in windows]
         targets = [[self._stream.latest_tick(time) for time in clip] for clip in times]
         with as_decode_errors(self._path):
             images = self._images(sorted(set(chain.from_iterable(targets))))
@@ -113,9 +108,17 @@ class PathHandler(VideoPathHandler):
         super().__init__()
         self._num_frames = num_frames
 
-    def video_from_path(self, filepath: str | os.PathLike, *args: object, **kwargs: object) -> DecodedVideo:
+    def video_from_path(
+        self, filepath: str | os.PathLike, *args: object, **kwargs: object
+    ) -> DecodedVideo | StillImage:
         """Opens `filepath`. Further arguments (decoder, audio) differ between PyTorchVideo versions and are ignored."""
-        return DecodedVideo(filepath, num_frames=self._num_frames)
+        return open_video(filepath, num_frames=self._num_frames)
+
+
+def open_video(path: str | os.PathLike, *, num_frames: int) -> DecodedVideo | StillImage:
+    """A video, or by its suffix an image. Raises DecodeError if it cannot be read."""
+    is_image = os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+    return (StillImage if is_image else DecodedVideo)(path, num_frames=num_frames)
 
 
 def _stack(images: list[np.ndarray]) -> Tensor:

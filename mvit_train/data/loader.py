@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, cast
 
@@ -68,6 +69,9 @@ class ResilientLoader(DataLoader):
     treats it as unreadable. If a worker dies, its batches are read again by a new one, for the cause may lie elsewhere;
     a video that was being read by two workers when they died is condemned. The batches are those of a run without
     losses in the same order, but for condemned videos. Without workers nothing is watched.
+
+    Its state says which batch of which epoch comes next. Lightning keeps it in checkpoints; the next iteration after it
+    was loaded begins there, without reading what lies before.
     """
 
     def __init__(
@@ -94,23 +98,60 @@ class ResilientLoader(DataLoader):
         self.timeout_sec = timeout_sec
         self._watched = dataset
         self.num_lost = 0  # workers
+        self._given = 0  # batches of the present epoch that were handed out
+        self._resume: dict[str, Any] | None = None
         self._workers: list[_Worker] = []
         self._deaths: Counter[int] = Counter()  # by video
 
     def __iter__(self) -> Any:
-        return self._batches() if self.num_workers else super().__iter__()
+        return self._counted()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch, the batches of it that were handed out, and what makes them the same batches again."""
+        return {**self._identity(), "batches": self._given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._resume = state
+
+    def _identity(self) -> dict[str, Any]:
+        return {"epoch": getattr(self.sampler, "epoch", 0), "of": len(self), "videos": len(self._watched)}
+
+    def _counted(self) -> Iterator[Any]:
+        first = self._first_batch()
+        batches = self._batches(first) if self.num_workers else self._read_here(first)
+        for self._given, batch in enumerate(batches, first + 1):
+            yield batch
+
+    def _first_batch(self) -> int:
+        """Where to begin: 0 but for the first iteration after a state was loaded."""
+        state, self._resume = self._resume, None
+        here = self._identity()
+        if state is None or state["epoch"] != here["epoch"] or state["batches"] >= len(self):
+            return 0
+        if changed := [key for key in ("of", "videos") if state[key] != here[key]]:
+            raise ValueError(
+                f"the checkpoint was written {state['batches']} batches into an epoch of {state['of']}, with "
+                f"{state['videos']} videos; here an epoch has {here['of']} batches and {here['videos']} videos "
+                f"({' and '.join(changed)} changed), so that place does not exist. Go on with the same data, batch "
+                "size and number of processes, or start anew from the weights: weights=FILE"
+            )
+        return state["batches"]
+
+    def _read_here(self, first: int) -> Iterator[Any]:
+        for indices in islice(self.batch_sampler or (), first, None):
+            yield self._pinned(self.collate_fn([self._watched[index] for index in indices]))
 
     def __del__(self) -> None:
         self._stop()
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self, first: int) -> Iterator[Any]:
         self._stop(unless_idle=True)
         while len(self._workers) < self.num_workers:
             self._workers.append(self._start())
-        tasks = enumerate(self.batch_sampler or ())
+        tasks = islice(enumerate(self.batch_sampler or ()), first, None)
         done: dict[int, Any] = {}
         try:
-            for number in range(len(self)):
+            for number in range(first, len(self)):
                 waiting = len(done) + sum(len(worker.tasks) for worker in self._workers)
                 room = self.num_workers * (self.prefetch_factor or 2) - waiting
                 for _, task in zip(range(room), tasks, strict=False):
@@ -174,9 +215,12 @@ class ResilientLoader(DataLoader):
         if isinstance(result, _Raised):
             result.error.add_note(f"raised in a reading process:\n{result.trace}")
             raise result.error
+        return self._pinned(result)
+
+    def _pinned(self, batch: Any) -> Any:
         if self.pin_memory:
-            return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in result.items()}
-        return result
+            return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        return batch
 
 
 class _Raised:

@@ -14,10 +14,22 @@ class EpochShuffle(Sampler[EpochIndex]):
     It yields (epoch, video index): the epoch travels in the index, because workers that outlive an epoch would never
     learn of it otherwise. At each step the ranks together see the batch that one process with their joint batch size
     would see. Of the last, incomplete step the epoch is relieved; a set smaller than one step is repeated to fill it.
+
+    With `classes`, the class of every video, an epoch has as many videos as before, but equally many of each class:
+    those of large classes take turns over the epochs, those of small ones come several times.
     """
 
-    def __init__(self, num_videos: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.num_videos, self.batch_size, self.seed = num_videos, batch_size, seed
+    def __init__(
+        self,
+        num_videos: int,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        classes: np.ndarray | None = None,
+    ) -> None:
+        self.num_videos, self.batch_size, self.seed, self.classes = num_videos, batch_size, seed, classes
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.num_steps = max(num_videos // (batch_size * world_size), 1)
@@ -30,9 +42,27 @@ class EpochShuffle(Sampler[EpochIndex]):
         return self.num_steps * self.batch_size
 
     def __iter__(self) -> Iterator[EpochIndex]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_videos)
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.num_videos) if self.classes is None else balanced(self.classes, self.epoch, rng)
         steps = np.resize(order, (self.num_steps, self.world_size, self.batch_size))
         return ((self.epoch, int(index)) for index in steps[:, self.rank].ravel())
+
+
+def balanced(classes: np.ndarray, epoch: int, rng: np.random.Generator) -> np.ndarray:
+    """As many indices as there are videos, as many of each class as of any other, give or take one.
+
+    Every class has a fixed order of its videos, of which an epoch takes the next share: all are seen before one comes
+    again. classes 0 0 0 0 1 1: epoch 0 takes 3 of the four and both of the two, one of them twice.
+    """
+    num_videos, names = len(classes), np.unique(classes)
+    share = -(-num_videos // len(names))
+    columns = []
+    for name in names:
+        videos = np.flatnonzero(classes == name)
+        own = np.random.default_rng([int(name), len(videos)]).permutation(videos)
+        columns.append(rng.permutation(own[np.arange(epoch * share, (epoch + 1) * share) % len(own)]))
+    rows = rng.permuted(np.array(columns), axis=0)  # (K, share): every column shuffled holds each class once
+    return rows.T.ravel()[:num_videos]
 
 
 class Shard(Sampler[int]):

@@ -18,7 +18,7 @@ def test_views_of_a_file_are_those_of_the_evaluation_normalised(video):
     path = video("a.mp4", 60)
     views = read_views(path, views="2x3", num_frames=4, sampling_rate=4, crop_size=42, std=(0.5, 0.25, 0.125))
     assert (views.shape, views.dtype) == ((6, 3, 4, 42, 42), torch.float32)
-    manifest = Manifest(path.parent, (path.name,), (0,), Labels(("a", "b")))
+    manifest = Manifest.of(path.parent, [(path.name, 0)], Labels(("a", "b")))
     clips = UniformClips(Fraction(16, 30), 2)
     expected = TestViews(manifest, clip_sampler=clips, num_frames=4, transform=TestCrops(42, 3))[0]["video"]
     for channel, std in enumerate((0.5, 0.25, 0.125)):

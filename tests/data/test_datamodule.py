@@ -5,8 +5,9 @@ import pytest
 
 from mvit_train.data.datamodule import VideoDataModule, cache_folder
 from mvit_train.data.motion import MotionVideos
-from mvit_train.data.transforms import RandomResizedCrop
+from mvit_train.data.transforms import RandomResizedCrop, TestCrops
 from mvit_train.data.views import Views
+from mvit_train.labels import Labels
 
 
 def make(**overrides):
@@ -85,6 +86,71 @@ def test_a_folder_that_is_missing_or_not_named_is_told_before_anything_is_built(
     assert check({"root": None, "built_in": {"_target_": "x"}}) == {}
 
 
-def test_impossible_batch_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"data\.batch_size is 0"):
-        make(batch_size=0)
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"batch_size": 0}, r"data\.batch_size is 0"),
+        ({"repeats": 0}, r"data\.repeats is 0"),
+        ({"repeats": 3}, r"data\.batch_size=4 clips cannot be made of videos with 3 repeats each"),
+        ({"max_videos_per_class": 0}, r"data\.max_videos_per_class is 0"),
+        ({"classes": 0}, r"data\.classes is 0"),
+        ({"target_fps": -1.0}, r"data\.target_fps is -1"),
+        ({"timeout_sec": 0}, r"data\.timeout_sec is 0"),
+    ],
+)
+def test_impossible_numbers_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        make(**arguments)
+
+
+def test_repeats_are_part_of_the_batch_and_leave_steps_for_fewer_videos(folder):
+    data = make(root=folder, batch_size=4, repeats=2)
+    assert (data.steps_per_epoch, data.clips_per_step) == (8, 4)
+    batches = list(data.train_dataloader())
+    assert len(batches) == 8
+    videos = [batch["video_index"].tolist() for batch in batches]
+    assert all(first == second and third == fourth for first, second, third, fourth in videos)
+    assert sorted(index for four in videos for index in four[::2]) == list(range(16))
+
+
+def test_a_pilot_run_sees_the_classes_and_videos_asked_for(folder):
+    assert make(root=folder, classes=1).labels.names == ("a",)
+    assert make(root=folder, classes=["b"]).labels.names == ("b",)
+    data = make(root=folder, max_videos_per_class=3)
+    assert (data.splits["train"].class_counts(), data.splits["val"].class_counts()) == ([3, 3], [2, 2])
+    assert len(data.train_dataloader().dataset) == 6
+    with pytest.raises(ValueError, match=r"data\.classes: 'z' is no class of"):
+        _ = make(root=folder, classes=["z"]).splits
+
+
+def test_another_class_list_renumbers_both_splits(folder):
+    data = make(root=folder)
+    data.use_labels(Labels(("x", "b", "a")))
+    assert data.labels.names == ("x", "b", "a")
+    assert set(data.splits["val"].target_tensor().tolist()) == {1, 2}
+    batch = next(iter(data.train_dataloader()))
+    paths = [data.splits["train"].paths[i] for i in batch["video_index"].tolist()]
+    assert [data.labels.names[i] for i in batch["label"].tolist()] == [path.split("/")[0] for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, [[6, 8, 10, 13]]),
+        ({"sampling": "dense"}, [[6, 8, 10, 12]]),
+        ({"sampling": "segment"}, [[2, 7, 12, 16]]),
+        ({"target_fps": None, "sampling_rate": 4}, [[2, 7, 12, 17]]),
+        ({"target_fps": 15.0}, [[2, 7, 12, 17]]),
+        ({"count": "seconds", "views": "2x1"}, [[0, 2, 4, 7], [11, 14, 16, 18]]),
+    ],
+    ids=str,
+)
+def test_the_configured_policy_chooses_the_frames(folder, read_barcodes, monkeypatch, arguments, expected):
+    """Videos of 20 frames, of 0.666 s by their header, clips of 4 frames at rate 2."""
+    monkeypatch.setattr(TestCrops, "__call__", lambda self, sample: {**sample, "video": sample["video"][None]})
+    views = arguments.pop("views", "1x1")
+    data = make(root=folder, **arguments)
+    data.test_views = Views.parse(views)
+    batch = next(iter(data.test_dataloader()))
+    first = batch["video"][batch["video_index"] == batch["video_index"][0]]
+    assert [read_barcodes(clip) for clip in first] == expected

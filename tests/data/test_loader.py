@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import LightningModule, Trainer
 from torch.utils.data import Dataset, Sampler
 
 from mvit_train.__main__ import main
@@ -42,6 +43,8 @@ class Numbers(Dataset):
         epoch, video = index
         if video in self.condemned:
             return -1
+        if self.trouble.get(video) == RAISES:
+            raise ValueError(f"no item {video}")
         if self.place is not None:
             self.place.begin(video)
             trouble = self.trouble.get(video)
@@ -53,8 +56,6 @@ class Numbers(Dataset):
                     self.flag.touch()
                 faulthandler.disable()  # pytest's would print
                 os.kill(os.getpid(), signal.SIGSEGV)
-            if trouble == RAISES:
-                raise ValueError(f"no item {video}")
         return video + 100 * epoch
 
     def name(self, video):
@@ -232,21 +233,21 @@ def folder(tmp_path_factory, video):
 def stuck(monkeypatch):
     """Makes the decoder hang at some files, as FFmpeg might."""
     names = set()
-    get_clips = DecodedVideo.get_clips
+    get_frames = DecodedVideo.get_frames
 
-    def hang(self, windows):
+    def hang(self, times):
         if self.name in names:
             signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
             time.sleep(1000)
-        return get_clips(self, windows)
+        return get_frames(self, times)
 
-    monkeypatch.setattr(DecodedVideo, "get_clips", hang)
+    monkeypatch.setattr(DecodedVideo, "get_frames", hang)
     return names
 
 
 def manifest(folder):
     names = tuple(f"{name}/{name}{i}.mp4" for name in ("a", "b") for i in range(8))
-    return Manifest(folder, names, (0,) * 8 + (1,) * 8, Labels(("a", "b")))
+    return Manifest.of(folder, zip(names, (0,) * 8 + (1,) * 8, strict=True), Labels(("a", "b")))
 
 
 def read(dataset, sampler, num_workers, epochs):
@@ -317,3 +318,82 @@ def test_a_run_goes_on_without_the_videos_at_which_the_decoder_hangs_and_names_t
     assert metrics["failures"] == [{"video": "b/b7.mp4", "reason": reason}]
     assert metrics["substituted"] == [{"video": "a/a5.mp4", "reason": reason}]
     assert f"unreadable training video, replaced by another one: a/a5.mp4: {reason}" in caplog.text
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_a_loader_goes_on_where_its_state_says_and_reads_nothing_before_that(num_workers):
+    loader = make(Numbers(20), num_workers)
+    batches = iter(loader)
+    seen = [next(batches)["numbers"].tolist() for _ in range(3)]
+    state = loader.state_dict()
+    assert state == {"epoch": 0, "of": 7, "videos": 20, "batches": 3}
+    # Reading what was read already raises.
+    other = make(Numbers(20, dict.fromkeys(range(9), RAISES)), num_workers)
+    other.load_state_dict(state)
+    assert seen + [batch["numbers"].tolist() for batch in other] == expected(20, epochs=1)
+    other.sampler.set_epoch(1)
+    with pytest.raises(ValueError, match="no item"):  # the next epoch is whole again
+        next(iter(other))
+
+
+def test_a_state_at_the_end_of_an_epoch_begins_the_next_one_and_one_of_other_data_is_refused():
+    loader = make(Numbers(20), 0)
+    assert len(list(loader)) == 7
+    state = loader.state_dict()
+    loader.load_state_dict(state)
+    loader.sampler.set_epoch(1)
+    assert numbers(loader, epochs=1) == expected(20, epochs=1)
+    other = make(Numbers(21), 0, batch_size=4)
+    other.load_state_dict({**state, "batches": 3})
+    with pytest.raises(ValueError, match=r"3 batches into an epoch of 7, with 20 videos; .* \(of and videos changed\)"):
+        next(iter(other))
+
+
+class Recorder(LightningModule):
+    """Writes down what it is trained on; saves after `save_at` batches and stops."""
+
+    def __init__(self, path, save_at=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.path, self.save_at, self.seen = path, save_at, []
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((self.current_epoch, batch_idx, batch["numbers"].tolist()))
+        return (self.weight * batch["numbers"].float().mean()).sum()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        if len(self.seen) == self.save_at:
+            self.trainer.save_checkpoint(self.path)
+            self.trainer.should_stop = True
+
+
+@pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning", "ignore:.*treespec:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("save_at", [3, 7, 9, 14])
+def test_lightning_keeps_the_place_in_its_checkpoint_and_goes_on_from_there(tmp_path, num_workers, save_at):
+    def fit(save_at=None, ckpt_path=None):
+        trainer = Trainer(
+            max_epochs=3,
+            min_epochs=0,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            use_distributed_sampler=False,
+            default_root_dir=tmp_path,
+        )
+        module = Recorder(tmp_path / "a.ckpt", save_at)
+        trainer.fit(module, make(Numbers(20), num_workers), ckpt_path=ckpt_path)
+        return module.seen, module.weight.item()
+
+    whole, weight = fit()
+    assert len(whole) == 21
+    first, _ = fit(save_at=save_at)
+    assert len(first) == save_at
+    second, resumed_weight = fit(ckpt_path=tmp_path / "a.ckpt")
+    assert first + second == whole
+    assert resumed_weight == weight

@@ -1,6 +1,9 @@
+import json
+
 import pytest
 
 from mvit_train.data.manifest import read_splits
+from mvit_train.labels import Labels
 
 
 def write(folder, **files):
@@ -9,12 +12,16 @@ def write(folder, **files):
     return folder
 
 
+def targets(manifest):
+    return manifest.target_tensor().tolist()
+
+
 def test_manifests_with_class_names_share_the_training_split_s_alphabetical_order(tmp_path):
     write(tmp_path, train="path,label\na.mp4,run\nb c.mp4,jump\n", val="path,label\nd.mp4,run\n")
     splits = read_splits(tmp_path)
     assert splits["train"].labels.names == splits["val"].labels.names == ("jump", "run")
     assert splits["train"].paths == ("a.mp4", "b c.mp4")
-    assert (splits["train"].targets, splits["val"].targets) == ((1, 0), (1,))
+    assert (targets(splits["train"]), targets(splits["val"])) == ([1, 0], [1])
 
 
 def test_classes_txt_fixes_the_order_and_further_columns_are_left_alone(tmp_path):
@@ -22,7 +29,7 @@ def test_classes_txt_fixes_the_order_and_further_columns_are_left_alone(tmp_path
     write(tmp_path, train='path,fps,label\n"a,b.mp4",30,run\n', val="path,label\nb.mp4,1\n")
     splits = read_splits(tmp_path)
     assert splits["train"].paths == ("a,b.mp4",)
-    assert (splits["train"].targets, splits["val"].targets) == ((0,), (1,))
+    assert (targets(splits["train"]), targets(splits["val"])) == ([0], [1])
 
 
 def test_pytorchvideo_s_lists_are_read_and_split_at_the_last_blank(tmp_path):
@@ -30,7 +37,7 @@ def test_pytorchvideo_s_lists_are_read_and_split_at_the_last_blank(tmp_path):
     splits = read_splits(tmp_path)
     assert splits["train"].paths == ("a b.mp4", "c.mp4")
     assert splits["train"].labels.names == ("0", "1", "2")
-    assert splits["val"].targets == (1,)
+    assert targets(splits["val"]) == [1]
 
 
 def test_class_folders_of_any_video_suffix_are_read(tmp_path, caplog):
@@ -46,7 +53,7 @@ def test_class_folders_of_any_video_suffix_are_read(tmp_path, caplog):
     splits = read_splits(tmp_path)
     assert splits["train"].labels.names == ("jump", "run")
     assert splits["train"].paths == ("train/jump/c.avi", "train/run/a.webm", "train/run/sub/b.MOV")
-    assert (splits["val"].paths, splits["val"].targets) == (("val/run/d.mkv",), (1,))
+    assert (splits["val"].paths, targets(splits["val"])) == (("val/run/d.mkv",), [1])
     assert "1 files are no videos" in caplog.text
 
 
@@ -57,7 +64,7 @@ def test_a_folder_without_splits_keeps_a_fifth_of_every_class_whatever_else_is_t
             (tmp_path / name / f"{i}.mp4").touch()
     splits = read_splits(tmp_path)
     assert [len(splits[split]) for split in ("train", "val")] == [16, 4]
-    assert sorted(splits["val"].targets) == [0, 0, 1, 1]
+    assert sorted(targets(splits["val"])) == [0, 0, 1, 1]
     assert not set(splits["train"].paths) & set(splits["val"].paths)
     (tmp_path / "jump" / "9.mp4").unlink()
     kept = set(read_splits(tmp_path)["val"].paths)
@@ -87,7 +94,13 @@ TABLE = [
     ("a.mp4,3\n", "", "line 1: 'a.mp4,3' is neither `path label` with a whole number nor below a header"),
     ("label,youtube_id,time_start\nrun,x,0\n", "", "has no `path` column"),
     ("path,label\n", "", "lists no video"),
-    ("path,label\n,run\n", "", "line 2: path or label is empty"),
+    ("path,label\n,run\n", "", "line 2: path is empty"),
+    ("path,label\na.mp4,run\nb.mp4,\n", "", "line 3: b.mp4: label is empty"),
+    ("path,label\na.mp4\n", "", "line 2: a.mp4: label is empty"),
+    ("path,label\na.mp4,run;jump\nb.mp4,run;swim\n", "path,label\na.mp4,fly\n", "line 2: a.mp4: label 'fly'"),
+    ("path,label,start,end\na.mp4,run,3,2\n", "", "line 2: start '3' and end '2' must be seconds"),
+    ("path,label,start,end\na.mp4,run,,\nb.mp4,run,-1,2\n", "", "line 3: start '-1'"),
+    ("path,label,start,end\na.mp4,run,x,2\n", "", "line 2: start 'x'"),
 ]
 
 
@@ -106,3 +119,56 @@ def test_missing_folders_and_splits_are_named(tmp_path):
     write(tmp_path, train="path,label\na.mp4,x\n")
     with pytest.raises(ValueError, match=r"has no val\.csv"):
         read_splits(tmp_path)
+
+
+def test_one_row_with_several_labels_makes_a_set_of_several_labels_where_none_is_an_answer_too(tmp_path):
+    write(tmp_path, train="path,label\na.mp4,run;jump\nb.mp4,\nc.mp4,run\n", val="path,label\nd.mp4,jump\n")
+    splits = read_splits(tmp_path)
+    assert splits["train"].labels.names == ("jump", "run")
+    assert [splits["train"].target(i) for i in range(3)] == [(1, 0), (), (1,)]
+    assert targets(splits["train"]) == [[True, True], [False, False], [False, True]]
+    assert splits["val"].multi_label
+    assert targets(splits["val"]) == [[True, False]]
+    (tmp_path / "classes.txt").write_text("a;b\nc\n")  # a name may hold the sign that joins names
+    write(tmp_path, train="path,label\na.mp4,a;b\n", val="path,label\nd.mp4,c\n")
+    assert not read_splits(tmp_path)["train"].multi_label
+    assert targets(read_splits(tmp_path)["train"]) == [0]
+
+
+def test_numbers_may_be_joined_too_and_the_same_label_twice_counts_once(tmp_path):
+    write(tmp_path, train="path,label\na.mp4,2;0;2\n", val="path,label\nd.mp4,1\n")
+    splits = read_splits(tmp_path)
+    assert splits["train"].labels.names == ("0", "1", "2")
+    assert splits["train"].target(0) == (2, 0)
+
+
+def test_start_and_end_say_which_part_of_a_file_counts(tmp_path):
+    rows = "path,label,start,end,fps\na.mp4,x,1.5,11.5,30\nb.mp4,x,,,30\nc.mp4,x,2,,30\n"
+    write(tmp_path, train=rows, val="path,label\nd.mp4,x\n")
+    splits = read_splits(tmp_path)
+    assert [splits["train"].span(i) for i in range(3)] == [(1.5, 11.5), None, (2.0, float("inf"))]
+    assert splits["train"].take([2, 0]).span(1) == (1.5, 11.5)
+    assert splits["val"].span(0) is None
+
+
+def test_folders_of_images_are_read_where_there_is_no_video(tmp_path):
+    for name in ("train/run/a.JPEG", "train/jump/b.png", "val/run/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    splits = read_splits(tmp_path)
+    assert splits["train"].paths == ("train/jump/b.png", "train/run/a.JPEG")
+    (tmp_path / "train/run/a.mp4").touch()
+    assert read_splits(tmp_path)["train"].paths == ("train/run/a.mp4",)
+
+
+def test_a_class_list_changed_after_the_manifests_were_written_is_refused(tmp_path):
+    write(tmp_path, train="path,label\na.mp4,0\n", val="path,label\nb.mp4,1\n")
+    (tmp_path / "classes.txt").write_text("run\njump\n")
+    summary = {"classes": {"fingerprint": Labels(("run", "jump")).fingerprint}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert len(read_splits(tmp_path)["train"]) == 1
+    (tmp_path / "classes.txt").write_text("jump\nrun\n")
+    with pytest.raises(ValueError, match=r"classes\.txt \(fingerprint \w+\) is not the class list that the manifests"):
+        read_splits(tmp_path)
+    (tmp_path / "summary.json").write_text("[]")  # somebody else's file of that name
+    assert len(read_splits(tmp_path)["train"]) == 1

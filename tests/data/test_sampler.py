@@ -1,3 +1,7 @@
+from collections import Counter
+
+import numpy as np
+
 from mvit_train.data.sampler import EpochShuffle, Shard
 
 
@@ -35,3 +39,25 @@ def test_shards_cover_every_video_once_for_any_number_of_ranks():
     for world_size in (1, 2, 3, 5, 7):
         shards = [list(Shard(20, rank=rank, world_size=world_size)) for rank in range(world_size)]
         assert sorted(index for shard in shards for index in shard) == list(range(20))
+
+
+def test_balanced_epochs_hold_every_class_equally_often_and_all_videos_take_turns():
+    classes = np.array([0] * 14 + [1] * 4 + [2] * 2)
+    seen = Counter()
+    for number in range(6):
+        indices = [index for _, index in epoch(number, classes=classes)]
+        assert len(indices) == 20
+        assert sorted(Counter(classes[indices]).values()) == [6, 7, 7]
+        assert indices == [index for _, index in epoch(number, classes=classes)]
+        seen.update(indices)
+    assert set(seen) == set(range(20))
+    largest = [seen[i] for i in range(14)]
+    assert max(largest) - min(largest) <= 2  # 2 of 14 are left out of an epoch's 7, in turn
+    assert min(seen[i] for i in (18, 19)) > max(largest)
+
+
+def test_balanced_batches_mix_the_classes():
+    classes = np.array([0] * 50 + [1] * 50)
+    sampler = EpochShuffle(100, batch_size=10, seed=0, classes=classes)
+    indices = [index for _, index in sampler]
+    assert all(classes[indices[i : i + 10]].sum() == 5 for i in range(0, 100, 10))

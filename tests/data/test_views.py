@@ -4,11 +4,22 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pytorchvideo.data.clip_sampling import ClipInfo, ClipSampler, UniformClipSampler
 
-from mvit_train.data.decode import frame_times
-from mvit_train.data.views import RandomClip, UniformClips, Views, clip_duration, windows
+from mvit_train.data.views import (
+    DenseClips,
+    RandomClip,
+    Segments,
+    UniformClips,
+    Views,
+    clip_duration,
+    clip_sampler,
+    clip_times,
+    frame_times,
+    windows,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "recipes.json").read_text())["frames"]
 
@@ -106,3 +117,90 @@ def test_views_are_written_clips_x_crops():
 def test_views_that_make_no_sense_are_refused_with_the_value_and_the_form(text: str):
     with pytest.raises(ValueError, match=rf"views '{text}': expected CLIPSxCROPS .* like 5x1"):
         Views.parse(text)
+
+
+def frames(sampler, length, fps=30, rng=None):
+    """Frame numbers of every clip that a sampler takes from a video of `length` frames."""
+    fps = Fraction(fps)
+    times = sampler.times(length / fps, fps, rng or np.random.default_rng(0))
+    return [[int(time * fps) for time in clip] for clip in times]
+
+
+def test_segments_of_a_test_are_those_of_the_official_loader():
+    """facts.md 3.4, measured: V = 40, T = 16."""
+    assert frames(Segments(16, 1), 40) == [[1, 3, 6, 8, 11, 13, 16, 18, 21, 23, 25, 28, 30, 33, 35, 38]]
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 16, 17, 40, 41, 123, 300])
+@pytest.mark.parametrize("num_frames", [1, 8, 16, 32])
+def test_segments_follow_the_official_formula_for_every_length(length: int, num_frames: int):
+    size = (length - 1) / num_frames
+    bounds = [(int(np.round(size * j)), int(np.round(size * (j + 1)))) for j in range(num_frames)]
+    assert frames(Segments(num_frames, 1), length) == [[(first + last) // 2 for first, last in bounds]]
+    rng = np.random.default_rng(0)
+    seen = [frames(Segments(num_frames, None), length, rng=rng)[0] for _ in range(300)]
+    for j, (first, last) in enumerate(bounds):
+        drawn = {clip[j] for clip in seen}
+        assert drawn == set(range(first, last + 1)) or (len(drawn) > 30 and drawn <= set(range(first, last + 1)))
+
+
+def test_several_clips_of_segments_are_spread_over_them():
+    assert frames(Segments(2, 2), 41) == [[5, 25], [15, 35]]
+    assert len({tuple(clip) for clip in frames(Segments(8, 5), 300)}) == 5
+
+
+def test_dense_clips_are_those_of_the_official_charades_loader():
+    """round(i * (N - S) / (K - 1)) with S = (T - 1) * rate + 1, frames clamped (SlowFast charades.py)."""
+    for length, num_frames, rate, num_clips in [(40, 4, 8, 2), (300, 16, 4, 10), (300, 16, 4, 1), (30, 16, 4, 3)]:
+        spare = max(length - ((num_frames - 1) * rate + 1), 0)
+        starts = [round(spare / (num_clips - 1) * i) for i in range(num_clips)] if num_clips > 1 else [spare // 2]
+        expected = [[min(start + rate * j, length - 1) for j in range(num_frames)] for start in starts]
+        assert frames(DenseClips(num_frames, rate, num_clips), length) == expected
+
+
+def test_random_dense_clips_start_everywhere_and_of_short_videos_before_the_first_frame():
+    rng = np.random.default_rng(0)
+    starts = [frames(DenseClips(4, 2, None), 20, rng=rng)[0] for _ in range(500)]
+    assert {clip[0] for clip in starts} == set(range(14))
+    assert all(clip == [clip[0] + 2 * j for j in range(4)] for clip in starts)
+    short = {tuple(frames(DenseClips(4, 2, None), 3, rng=rng)[0]) for _ in range(300)}
+    assert short == {(0, 2, 2, 2), (0, 1, 2, 2), (0, 0, 2, 2), (0, 0, 1, 2), (0, 0, 0, 2)}
+
+
+def test_frames_are_counted_at_the_target_rate_or_as_the_video_has_them():
+    assert frames(DenseClips(4, 2, 1, target_fps=None), 24, fps=12) == [[8, 10, 12, 14]]
+    assert frames(DenseClips(4, 2, 1, target_fps=6), 24, fps=12) == [[4, 8, 12, 16]]
+    assert frames(Segments(4, 1, target_fps=30), 24, fps=12) == [[2, 8, 14, 20]]
+
+
+def test_windows_of_native_frames_have_another_duration_at_another_rate():
+    for fps in (12, 25, 30):
+        sampler = clip_sampler("window", num_frames=4, sampling_rate=2, num_clips=1, target_fps=None)
+        times = clip_times(sampler, duration=Fraction(4), fps=Fraction(fps), num_frames=4, rng=np.random.default_rng(0))
+        start = (4 * fps - 8) // 2
+        assert [[int(time * fps) for time in clip] for clip in times] == [[start, start + 2, start + 4, start + 7]]
+
+
+def test_clips_counted_in_seconds_start_at_even_parts_and_end_with_the_video():
+    sampler = UniformClips(Fraction(2), 4, count="seconds")
+    assert [start for start, _ in windows(sampler, Fraction(10), {"fps": Fraction(30)})] == [
+        0,
+        Fraction(8, 3),
+        Fraction(16, 3),
+        8,
+    ]
+    assert windows(UniformClips(Fraction(2), 1, count="seconds"), 10, {}) == [(4, 6)]
+    assert windows(UniformClips(Fraction(2), 2, count="seconds"), 1, {}) == [(0, 2), (0, 2)]
+
+
+@pytest.mark.parametrize("sampling", ["window", "dense", "segment"])
+def test_every_policy_serves_training_and_tests_and_depends_on_the_generator_alone(sampling):
+    def times(num_clips, seed):
+        sampler = clip_sampler(sampling, num_frames=8, sampling_rate=4, num_clips=num_clips)
+        rng = np.random.default_rng(seed)
+        return clip_times(sampler, duration=Fraction(10), fps=Fraction(30), num_frames=8, rng=rng)
+
+    assert times(None, 1) == times(None, 1) != times(None, 2)
+    assert times(3, 1) == times(3, 2)
+    assert [len(clip) for clip in times(3, 1)] == [8] * 3
+    assert len(times(None, 1)) == 1
