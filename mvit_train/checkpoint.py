@@ -2,13 +2,14 @@
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from mvit_train.labels import fingerprint
+from mvit_train.labels import Labels, fingerprint
 
 RUN_ID_VARIABLE = "MVIT_TRAIN_RUN_ID"
 
@@ -72,6 +73,12 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "mvit_train" not in checkpoint:
         raise ValueError(f"ckpt: {path} was not written by mvit_train (it has no `mvit_train` entry)")
     return checkpoint
+
+
+def saved_labels(checkpoint: Mapping[str, Any], path: Path) -> Labels:
+    """The classes that a checkpoint scores. ValueError: the list is not the one its fingerprint was made from."""
+    ours = checkpoint["mvit_train"]
+    return Labels.stored(ours["class_names"], ours.get("label_fingerprint"), f"ckpt: {path}")
 
 
 def weights_fingerprint(state_dict: dict[str, torch.Tensor]) -> str:

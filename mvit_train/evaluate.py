@@ -1,5 +1,6 @@
 """`task=evaluate`: scores all views of the validation videos, frames in order, shuffled, reversed."""
 
+import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
@@ -20,14 +20,18 @@ from mvit_train.checkpoint import (
     run_folder,
     weights_fingerprint,
 )
+from mvit_train.class_list import follow
 from mvit_train.config import build, to_dict
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.views import Views
-from mvit_train.labels import Labels
-from mvit_train.models import load_pretrained
+from mvit_train.metrics import headline
+from mvit_train.models import LoadReport, load_pretrained
 from mvit_train.module import VideoClassifier
-from mvit_train.report import save_predictions, write_metrics, write_report
-from mvit_train.temporal import FRAME_ORDERS, FrameOrder, time_sentence
+from mvit_train.predictions import save_predictions
+from mvit_train.report import write_metrics, write_report
+from mvit_train.temporal import FrameOrder, frame_orders, time_sentence
+
+log = logging.getLogger(__name__)
 
 
 def run(cfg) -> None:
@@ -37,20 +41,23 @@ def run(cfg) -> None:
     it; with weights of elsewhere it is the command line's, and the result goes to runs/<name>/<run id>.
     """
     data: VideoDataModule = build(cfg.data)
-    module = build_module(cfg, data.labels)
-    checkpoint, text = None, None
+    orders = frame_orders(cfg.frame_order, data.num_frames)
+    checkpoint = None
     if cfg.ckpt:
         path = resolve_checkpoint(Path(cfg.ckpt))
         checkpoint = read_checkpoint(path)
+        text = note = follow(data, checkpoint, path, resume=False)
+        module = build_module(cfg, data)
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
         run_dir = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     else:
         path = Path(cfg.weights)
-        text = load_with_head(module, path)
+        module = build_module(cfg, data)
+        loaded = load_with_head(module, path)
+        text, note = str(loaded), None if loaded.head == "loaded" else f"classification head {loaded.head}"
         run_dir = run_folder(Path(cfg.runs), cfg.name, cfg.run_id)
     views = Views.parse(cfg.views)
-    orders = FRAME_ORDERS if cfg.frame_order == "all" else (cfg.frame_order,)
     folder = run_dir / f"evaluate-{views}-{cfg.frame_order}"
     trainer = build_trainer(cfg, run_dir, logger=False, callbacks=[])
     if text and trainer.is_global_zero:
@@ -64,23 +71,32 @@ def run(cfg) -> None:
         run_dir=folder,
         weights_from=path,
         checkpoint=checkpoint,
+        label_note=note,
     )
     if trainer.is_global_zero:
         print_summary(metrics, folder)
 
 
-def load_with_head(module: VideoClassifier, weights: Path) -> str:
-    """Loads a file of weights and returns the report. ValueError if it does not classify into the data's classes."""
+def load_with_head(module: VideoClassifier, weights: Path) -> LoadReport:
+    """Loads a file of weights. ValueError if it does not classify into the data's classes."""
     report = load_pretrained(module.model, weights, class_names=module.labels.names)
     if not report.has_head:
         raise ValueError(f"weights: {weights}: an evaluation needs its classification head, but that is {report.head}")
-    return str(report)
+    return report
 
 
-def build_module(cfg, labels: Labels) -> VideoClassifier:
+def build_module(cfg, data: VideoDataModule) -> VideoClassifier:
     """The module of `cfg` for the data's classes."""
-    model = build(cfg.model, num_classes=len(labels))
-    return build(cfg.module, model=model, labels=labels, config=to_dict(cfg, resolve=False))
+    if doubt := data.labels.doubt():
+        log.warning(doubt)
+    model = build(cfg.model, num_classes=len(data.labels))
+    return build(
+        cfg.module,
+        model=model,
+        labels=data.labels,
+        multi_label=data.multi_label,
+        config=to_dict(cfg, resolve=False),
+    )
 
 
 def build_trainer(cfg, run_dir: Path, *, logger, callbacks: list) -> Trainer:
@@ -109,7 +125,8 @@ class ProgressLines(LightningProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            names = ("train/loss", "val/loss", "val/top1")
+            multi_label = getattr(pl_module, "multi_label", False)
+            names = ("train/loss", "val/loss", f"val/{headline(multi_label=multi_label)}")
             values = "  ".join(f"{name} {trainer.callback_metrics.get(name, math.nan):.3f}" for name in names)
             print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}  {values}", flush=True)
 
@@ -124,10 +141,12 @@ def evaluate(
     run_dir: Path,
     weights_from: Path,
     checkpoint: Mapping[str, Any] | None,
+    label_note: str | None = None,
 ) -> dict[str, Any]:
     """Scores the validation videos with the module's weights and writes predictions, metrics.json and report.html.
 
     weights_from: the file that the module's weights come from. checkpoint: its content, if it is one of ours.
+    label_note: what was done to make the classes of the data and of the weights agree.
     Each video is decoded once for all its views and frame orders. Videos that cannot be read are reported as failed.
     """
     data.test_views, module.frame_orders = views, tuple(frame_orders)
@@ -135,11 +154,12 @@ def evaluate(
     manifest = data.splits["val"]
     evaluated = torch.stack([module.scores[order].complete for order in frame_orders]).all(0)
     config = module.config or {}
-    scores = torch.stack([module.scores[order].mean() for order in frame_orders])
+    scores = torch.stack([module.scores[order].by_video() for order in frame_orders])
     info = {
         "experiment": config.get("name", ""),
         "split": "val",
         "views": str(views),
+        "ensemble": module.ensemble,
         "data_root": str(manifest.root),
         "checkpoint": {
             "path": str(weights_from),
@@ -148,6 +168,7 @@ def evaluate(
             "global_step": checkpoint["global_step"] if checkpoint else None,
         },
         "label_fingerprint": data.labels.fingerprint,
+        "label_note": label_note,
         "data_fingerprint": manifest.fingerprint,
         "failures": [{"video": manifest.paths[i], "reason": reason} for i, reason in module.failures],
         "substituted": [{"video": path, "reason": reason} for path, reason in module.unreadable.items()],
@@ -159,8 +180,8 @@ def evaluate(
     run_dir.mkdir(parents=True, exist_ok=True)
     save_predictions(
         run_dir / "predictions.npz",
-        video_ids=manifest.paths,
-        labels=np.array(manifest.targets),
+        video_ids=list(manifest.paths),
+        labels=manifest.target_tensor().numpy(),
         class_names=data.labels.names,
         frame_orders=frame_orders,
         scores=scores.numpy(),
@@ -177,6 +198,10 @@ def print_summary(metrics: dict[str, Any], run_dir: Path) -> None:
     videos = metrics["videos"]
     lines = [""]
     for order, result in metrics["orders"].items():
+        if "mAP" in result:
+            shown = sum(row["videos"] > 0 for row in result["per_class"].values())
+            lines.append(f"  {order:8} mAP {result['mAP']:5.1f} %   over {shown} of {len(result['per_class'])} classes")
+            continue
         lines.append(
             f"  {order:8} top-1 {result['top1']:5.1f} %   top-5 {result['top5']:5.1f} %   "
             f"mean class {result['mean_class_accuracy']:5.1f} %"

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint
+from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint, saved_labels
 from mvit_train.config import build, to_dict
+from mvit_train.labels import Labels
 from mvit_train.models import MViT, load_pretrained, mvit_b, mvit_v2_s
 from mvit_train.models.formats import from_ours
 from mvit_train.models.layers import Pool
@@ -31,7 +32,7 @@ def run(cfg) -> None:
     if cfg.ckpt:
         source = resolve_checkpoint(Path(cfg.ckpt))
         checkpoint = read_checkpoint(source)
-        class_names, epoch = checkpoint["mvit_train"]["class_names"], checkpoint["epoch"]
+        class_names, epoch = saved_labels(checkpoint, source).names, checkpoint["epoch"]
         model = build(cfg.model, num_classes=len(class_names))
         model.load_state_dict({name.removeprefix("model."): t for name, t in checkpoint["state_dict"].items()})
         folder = source.parent.parent if source.parent.name == "checkpoints" else source.parent
@@ -63,11 +64,11 @@ def export(
     `load_pretrained` reads all three back, with the class names. epoch: how often the data was seen, for PySlowFast.
     node: the model as a node of a configuration, for safetensors. ValueError: torchvision has no such model.
     """
-    names = None if class_names is None else list(class_names)
+    labels = {} if class_names is None else label_entries(class_names)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if format == "slowfast":
         container: dict[str, Any] = {"model_state": state} | ({} if epoch is None else {"epoch": epoch})
-        container |= {} if names is None else {"class_names": names}
+        container |= labels
         _write(output, lambda part: torch.save(container, part))
         hint = (
             "PySlowFast: TEST.CHECKPOINT_FILE_PATH; to train on, TRAIN.CHECKPOINT_FILE_PATH and CHECKPOINT_EPOCH_RESET"
@@ -75,16 +76,22 @@ def export(
     elif format == "torchvision":
         if reasons := torchvision_obstacles(model):
             raise ValueError(f"format=torchvision: torchvision's MViT cannot express this model: {'; '.join(reasons)}")
-        _write(output, lambda part: torch.save(_with_class_names(from_ours(state, "torchvision"), names), part))
+        _write(output, lambda part: torch.save(_with_labels(from_ours(state, "torchvision"), labels), part))
         hint = _torchvision_hint(model, output)
     else:
         from safetensors.torch import save_file
 
-        ours = json.dumps({"class_names": names, "model": node})
+        ours = json.dumps({**labels, "model": node})
         _write(output, lambda part: save_file(state, part, metadata={"format": "pt", METADATA: ours}))
         hint = f"safetensors.torch.load_file({str(output)!r}); the names are PySlowFast's"
-    classes = "no class names" if names is None else f"the names of {len(names)} classes"
+    classes = "no class names" if class_names is None else f"the names of {len(class_names)} classes"
     return f"{output}: {len(state)} tensors, {classes}\n  {hint}"
+
+
+def label_entries(class_names: Sequence[str]) -> dict[str, Any]:
+    """The class list as files carry it: with the fingerprint that betrays a later change of the names."""
+    labels = Labels(tuple(class_names))
+    return {"class_names": list(labels.names), "label_fingerprint": labels.fingerprint}
 
 
 def torchvision_obstacles(model: MViT) -> list[str]:
@@ -128,10 +135,10 @@ def _graph(model: MViT) -> tuple:
     return model.input_size, shapes, pools, attention.num_heads, attention.residual_pooling
 
 
-def _with_class_names(state: Mapping[str, Tensor], class_names: list[str] | None) -> OrderedDict:
-    """A bare state dict; the names ride on it as PyTorch's own metadata do, which `load_state_dict` leaves alone."""
+def _with_labels(state: Mapping[str, Tensor], labels: Mapping[str, Any]) -> OrderedDict:
+    """A bare state dict; the classes ride on it as PyTorch's own metadata do, which `load_state_dict` leaves alone."""
     bare: Any = OrderedDict(state)
-    bare._metadata = OrderedDict({METADATA: {"class_names": class_names}})
+    bare._metadata = OrderedDict({METADATA: dict(labels)})
     return bare
 
 

@@ -1,15 +1,36 @@
 """The ordered list of class names that gives a score vector its meaning."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
+
+from mvit_train.known_labels import KNOWN_ORDERS, KNOWN_SETS
+
+Relation = Literal["same", "permuted", "subset", "superset", "other"]
+MAX_NAMED = 5
 
 
 def fingerprint(lines: Iterable[str]) -> str:
     """Twelve hex digits that identify an ordered list of strings."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one class list relates to another.
+
+    Args:
+        kind: "same"; "permuted": the same classes in another order; "subset": some of the other's; "superset": all of
+            the other's and more; "other": each has classes that the other lacks.
+        sentence: the same in words, with the classes that differ.
+    """
+
+    kind: Relation
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -23,9 +44,9 @@ class Labels:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if twice:
-            raise ValueError(f"class names must be distinct, these come twice: {', '.join(twice[:5])}")
+            raise ValueError(f"class names must be distinct, these come twice: {', '.join(twice[:MAX_NAMED])}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -46,17 +67,59 @@ class Labels:
             raise ValueError(f"{file} names no class")
         return cls(names)
 
-    def difference(self, other: "Labels") -> str | None:
-        """What a person must know when two lists differ, or None if they are the same."""
-        if self == other:
-            return None
-        if sorted(self.names) == sorted(other.names):
-            place = next(i for i, (a, b) in enumerate(zip(self.names, other.names, strict=True)) if a != b)
-            return f"the same {len(self)} classes in another order, first at {place}: " + (
-                f"{self.names[place]!r} against {other.names[place]!r}"
+    @classmethod
+    def stored(cls, names: Iterable[str], mark: str | None, where: str) -> "Labels":
+        """A list that a file carries with its fingerprint `mark`, if it has one. ValueError: they disagree."""
+        try:
+            labels = cls(tuple(names))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        if mark is not None and mark != labels.fingerprint:
+            raise ValueError(
+                f"{where}: its {len(labels)} class names have the fingerprint {labels.fingerprint}, but {mark} is "
+                "written beside them: the list was changed after the weights were saved, so the scores are of other "
+                "classes than it says"
             )
-        only_here, only_there = sorted(set(self.names) - set(other.names)), sorted(set(other.names) - set(self.names))
-        return (
-            f"{len(self)} against {len(other)} classes; only in the first: {', '.join(only_here[:5]) or 'none'}; "
-            f"only in the second: {', '.join(only_there[:5]) or 'none'}"
+        return labels
+
+    def compare(self, other: "Labels", *, mine: str = "the first", its: str = "the second") -> Comparison:
+        """This list against `other`. `mine` and `its` say in the sentence whose lists they are.
+
+        ("a", "b") of the data against ("b", "a", "c") of the checkpoint, mine="the data", its="the checkpoint":
+        subset, "the 2 classes of the data are among the 3 of the checkpoint".
+        """
+        ours, theirs = set(self.names), set(other.names)
+        start = f"the {len(self)} classes of {mine}"
+        if self.names == other.names:
+            return Comparison("same", f"{start} are those of {its}")
+        if ours == theirs:
+            place = next(i for i, (a, b) in enumerate(zip(self.names, other.names, strict=True)) if a != b)
+            first = f"first at {place}: {self.names[place]!r} against {other.names[place]!r}"
+            return Comparison("permuted", f"{start} are those of {its} in another order, {first}")
+        if ours < theirs:
+            return Comparison("subset", f"{start} are among the {len(other)} of {its}")
+        more, missing = _some(ours - theirs), _some(theirs - ours)
+        if ours > theirs:
+            return Comparison("superset", f"{start} are the {len(other)} of {its} and more: {more}")
+        return Comparison(
+            "other", f"{start} are not the {len(other)} of {its}: only in {mine}: {more}; only in {its}: {missing}"
         )
+
+    def known(self) -> str | None:
+        """The published list that this is, name for name in its order: "Kinetics-400, alphabetical (...)", or None."""
+        return KNOWN_ORDERS.get(self.fingerprint)
+
+    def doubt(self) -> str | None:
+        """A warning where these are the classes of a published list in an order that nobody published."""
+        known_set = KNOWN_SETS.get(fingerprint(sorted(self.names)))
+        if known_set is None or self.known() is not None:
+            return None
+        return (
+            f"the {len(self)} classes are those of {known_set}, in an order that is none of the published ones: "
+            "published weights do not fit it unless their file names its classes"
+        )
+
+
+def _some(names: set[str]) -> str:
+    first = sorted(names)[:MAX_NAMED]
+    return ", ".join(first) + (f" and {len(names) - len(first)} more" if len(names) > len(first) else "")

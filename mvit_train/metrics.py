@@ -1,14 +1,18 @@
-"""From scores to numbers: mean scores over the views of a video, exact over ranks, and the accuracies made from them.
+"""From scores to numbers: the scores of a video from those of its views, exact over ranks, and what is made from them.
 
 Ties are broken towards the lower class index everywhere. NaN scores raise: a diverged model has no accuracy.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from mvit_train.average_precision import summarize_multi_label
+
+Ensemble = Literal["mean", "max"]
 
 GRID = 2.0**40
 """Scores are rounded to multiples of 1 / GRID (an error below 5e-13) before they are added: sums of up to 2^13 of them
@@ -17,7 +21,10 @@ MAX_VIEWS = 2**13
 
 
 class ViewScores:
-    """Softmax scores summed by video in float64, each (video, view) counted once however often it comes.
+    """The scores of videos, made from those of their views; each (video, view) counts once however often it comes.
+
+    "mean" adds the views in float64, "max" keeps the highest score of each class (PySlowFast's ENSEMBLE_METHOD for
+    Charades). Neither depends on the order of the views, so the number of ranks cannot change a digit.
 
     Every rank adds what it has seen; `gather` merges the ranks. A (video, view) that came to two ranks, as the padding
     of a distributed sampler makes it, counts with the scores of the lower rank; one that came twice to a rank, with the
@@ -25,17 +32,17 @@ class ViewScores:
     158 MB for all of K400 val at 5x1 divided by the number of ranks.
     """
 
-    def __init__(self, num_videos: int, num_classes: int, num_views: int) -> None:
+    def __init__(self, num_videos: int, num_classes: int, num_views: int, *, ensemble: Ensemble = "mean") -> None:
         if not 1 <= num_views <= MAX_VIEWS:
             raise ValueError(f"num_views is {num_views}; sums are exact for 1 to {MAX_VIEWS} views")
-        self.num_views = num_views
-        self._sums = torch.zeros(num_videos, num_classes, dtype=torch.float64)
+        self.num_views, self.ensemble = num_views, ensemble
+        self._total = torch.zeros(num_videos, num_classes, dtype=torch.float64)  # the sum, or the highest
         self._seen = torch.zeros(num_videos, num_views, dtype=torch.bool)
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []  # (video, view, scores) of this rank, when it has peers
         self._gathered = False
 
     def add(self, video_index: Tensor, view_index: Tensor, scores: Tensor) -> None:
-        """Adds a batch: video_index (B,), view_index (B,), softmax scores (B, K) on any device.
+        """Adds a batch: video_index (B,), view_index (B,), softmax or sigmoid scores (B, K) on any device.
 
         Raises:
             ValueError: an index is out of range, or a score is not a probability (logits were given).
@@ -50,7 +57,7 @@ class ViewScores:
                 self._seen[place] = True
                 rows.append(row)
         video, view, scores = video[rows], view[rows], scores[rows]
-        self._sums.index_add_(0, video, on_grid(scores))
+        self._take(video, scores)
         if world_size() > 1:
             self._kept.append((video, view, scores))
 
@@ -63,12 +70,13 @@ class ViewScores:
         owner = torch.where(self._seen, rank, nobody).to(device)
         dist.all_reduce(owner, op=dist.ReduceOp.MIN)
         owner = owner.cpu()
+        self._total.zero_()
         for video, view, scores in self._kept:
-            taken = owner[video, view] != rank  # a lower rank counts this view, so this rank takes it back
-            self._sums.index_add_(0, video[taken], on_grid(scores[taken]), alpha=-1)
-        sums = self._sums.to(device)
-        dist.all_reduce(sums)
-        self._sums, self._seen = sums.cpu(), owner < nobody
+            mine = owner[video, view] == rank  # the others are counted by a lower rank
+            self._take(video[mine], scores[mine])
+        total = self._total.to(device)
+        dist.all_reduce(total, op=dist.ReduceOp.SUM if self.ensemble == "mean" else dist.ReduceOp.MAX)
+        self._total, self._seen = total.cpu(), owner < nobody
         self._kept, self._gathered = [], True
 
     @property
@@ -76,20 +84,30 @@ class ViewScores:
         """(N,) bool: the videos of which every view has come."""
         return self._seen.all(dim=1)
 
-    def mean(self) -> Tensor:
-        """(N, K) float32: mean scores over the views; NaN for videos that are not complete."""
-        mean = (self._sums / self.num_views).float()
-        return torch.where(self.complete[:, None], mean, torch.nan)
+    def by_video(self) -> Tensor:
+        """(N, K) float32: the scores of each video; NaN for videos that are not complete."""
+        scores = self._total / self.num_views if self.ensemble == "mean" else self._total
+        scores = torch.where(scores.isinf(), torch.nan, scores)
+        return torch.where(self.complete[:, None], scores.float(), torch.nan)
+
+    def _take(self, video: Tensor, scores: Tensor) -> None:
+        if self.ensemble == "mean":
+            self._total.index_add_(0, video, on_grid(scores))
+        else:  # NaN travels as infinity: what a maximum over ranks makes of NaN is up to the backend
+            scores = scores.double().nan_to_num(nan=torch.inf)
+            self._total.scatter_reduce_(0, video[:, None].expand_as(scores), scores, "amax")
 
     def _check(self, video: Tensor, view: Tensor, scores: Tensor) -> None:
-        num_videos, num_classes = self._sums.shape
+        num_videos, num_classes = self._total.shape
         if scores.shape != (len(video), num_classes):
             raise ValueError(f"scores have shape {tuple(scores.shape)}, expected ({len(video)}, {num_classes})")
         for name, index, limit in (("video_index", video, num_videos), ("view_index", view, self.num_views)):
             if len(index) and not 0 <= int(index.min()) <= int(index.max()) < limit:
                 raise ValueError(f"{name} {index.tolist()} leaves the range 0..{limit - 1}")
         if ((scores < 0) | (scores > 1.001)).any():
-            raise ValueError(f"scores reach {scores.min():.3g}..{scores.max():.3g}: give softmax scores, not logits")
+            raise ValueError(
+                f"scores reach {scores.min():.3g}..{scores.max():.3g}: give softmax or sigmoid scores, not logits"
+            )
 
 
 def on_grid(scores: Tensor) -> Tensor:
@@ -139,8 +157,15 @@ def confusion(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
 
 
+def headline(*, multi_label: bool) -> str:
+    """The number of `summarize` that says how good a model is."""
+    return "mAP" if multi_label else "top1"
+
+
 def summarize(scores: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
     """All numbers of one evaluation, in percent, ready for JSON.
+
+    labels: (N,) of videos of one class each, or (N, K) bool of several, for which see `summarize_multi_label`.
 
     Returns {"top1", "top5", "mean_class_accuracy", "per_class": {name: {"videos", "top1", "most_predicted",
     "most_predicted_share"}}}; `most_predicted` is what the videos of the class were called most often and
@@ -148,6 +173,8 @@ def summarize(scores: Tensor, labels: Tensor, class_names: Sequence[str]) -> dic
     """
     if len(set(class_names)) != len(class_names) or len(class_names) != scores.shape[1]:
         raise ValueError(f"{scores.shape[1]} classes need as many different names, not {list(class_names)[:20]}")
+    if labels.ndim == 2:
+        return summarize_multi_label(scores, labels, class_names)
     table = confusion(predict(scores), labels, len(class_names))
     return {
         "top1": topk_accuracy(scores, labels, 1),

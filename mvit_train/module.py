@@ -8,29 +8,37 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.dataset import Batch, Failure
 from mvit_train.data.manifest import Manifest
 from mvit_train.data.mixup import Mixup, smooth_one_hot
 from mvit_train.labels import Labels
-from mvit_train.metrics import ViewScores, summarize
-from mvit_train.optim import AdamWCosine
+from mvit_train.metrics import Ensemble, ViewScores, summarize
+from mvit_train.optim import WarmupCosine
 from mvit_train.temporal import FrameOrder, reorder
 
 log = logging.getLogger(__name__)
 
 
 class VideoClassifier(LightningModule):
-    """Trains and evaluates a model that turns (B, 3, T, S, S) into logits (B, K).
+    """Trains and evaluates a model that turns (B, 3, T, S, S), or images (B, 3, S, S), into logits (B, K).
+
+    A video of one class: cross-entropy and softmax scores. A video of any number of classes: binary cross-entropy, the
+    mean over clips and classes (PySlowFast's `bce_logit`), and sigmoid scores.
 
     Args:
         model: the network; it sees clips normalised with `mean` and `std` per channel of RGB in [0, 1].
         labels: class names in the order of the logits.
+        multi_label: whether a video may show several classes, or none.
         mixup: batch mixing and label smoothing for training.
         optim: optimiser and schedule.
         max_unreadable: share of the training videos that may turn out unreadable before training stops.
+        max_nonfinite: training stops after so many steps in a row whose gradients are not finite; each is left out.
+        ema_decay: what the moving average of the weights keeps of itself at each step, such as 0.9999; validation,
+            `best.ckpt` and the final evaluation then take the average. null: no average.
+        ensemble: what becomes of the scores of a video's views; "max" is Charades' (MViT, arXiv 2104.11227, Sec. D.3).
     """
 
     def __init__(
@@ -38,22 +46,30 @@ class VideoClassifier(LightningModule):
         model: nn.Module,
         *,
         labels: Labels,
+        multi_label: bool = False,
         mean: Sequence[float],
         std: Sequence[float],
         mixup: Mixup,
-        optim: AdamWCosine,
+        optim: WarmupCosine,
         max_unreadable: float,
         seed: int,
+        max_nonfinite: int = 5,
+        ema_decay: float | None = None,
+        ensemble: Ensemble = "mean",
         config: dict | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.labels = model, labels
+        self.model, self.labels, self.multi_label = model, labels, multi_label
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1, 1), persistent=False)
         self.mixup, self.optim = mixup, optim
         self.max_unreadable, self.seed = max_unreadable, seed
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise ValueError(f"module.ema_decay is {ema_decay:g}, it must be more than 0 and less than 1")
+        self.max_nonfinite, self.ema_decay = max_nonfinite, ema_decay
+        self.ensemble: Ensemble = ensemble
         self.config = config
         self.frame_orders: tuple[FrameOrder, ...] = ("forward",)
         self.unreadable: dict[str, str] = {}  # training videos that were replaced: path -> reason
@@ -63,7 +79,26 @@ class VideoClassifier(LightningModule):
 
     def forward(self, video: Tensor) -> Tensor:
         """video: uint8 (B, 3, T, S, S). Returns logits (B, K)."""
-        return self.model(self.normalise(video))
+        return self.logits(self.normalise(video))
+
+    def logits(self, video: Tensor) -> Tensor:
+        """video: normalised (B, 3, T, S, S); a model of images sees the only frame. Returns logits (B, K)."""
+        if len(getattr(self.model, "input_size", video.shape[2:])) == 2:
+            if video.shape[2] != 1:
+                raise ValueError(
+                    f"the model takes images, but a clip has {video.shape[2]} frames: set clip.num_frames=1"
+                )
+            video = video.squeeze(2)  # (B, 3, 1, S, S) -> (B, 3, S, S)
+        return self.model(video)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The mean over the clips; logits and target, soft or not: (B, K)."""
+        function = binary_cross_entropy_with_logits if self.multi_label else cross_entropy
+        return function(logits.float(), target)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Scores (B, K) in float32."""
+        return logits.float().sigmoid() if self.multi_label else logits.float().softmax(1)
 
     @property
     def data(self) -> VideoDataModule:
@@ -89,10 +124,12 @@ class VideoClassifier(LightningModule):
         self._account(batch["failures"])
         rng = np.random.default_rng([self.seed, self.global_step, self.global_rank])
         video, target = self.mixup(self.normalise(batch["video"]), batch["label"], len(self.labels), rng)
-        logits = self.model(video)
-        loss = cross_entropy(logits.float(), target)
-        hits = (logits.argmax(1) == target.argmax(1)).float().mean() * 100
-        self.log_dict({"train/loss": loss.detach(), "train/top1": hits}, prog_bar=True, batch_size=len(video))
+        logits = self.logits(video)
+        loss = self.loss(logits, target)
+        values = {"train/loss": loss.detach()}
+        if not self.multi_label:
+            values["train/top1"] = (logits.argmax(1) == target.argmax(1)).float().mean() * 100
+        self.log_dict(values, prog_bar=True, batch_size=len(video))
         self.log("optim/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log("data/substituted", float(self.substituted))
         return loss
@@ -123,10 +160,10 @@ class VideoClassifier(LightningModule):
         self.failures += batch["failures"]
         if not len(batch["video"]):
             return
-        logits = self(batch["video"]).float()
-        self.scores["forward"].add(batch["video_index"], batch["view_index"], logits.softmax(1))
-        target = smooth_one_hot(batch["label"], len(self.labels), 0.0)
-        self.loss_sum += cross_entropy(logits, target, reduction="sum").double()
+        logits, label = self(batch["video"]), batch["label"]
+        self.scores["forward"].add(batch["video_index"], batch["view_index"], self.probabilities(logits))
+        target = label if self.multi_label else smooth_one_hot(label, len(self.labels), 0.0)
+        self.loss_sum += self.loss(logits, target).double() * len(logits)
 
     def on_validation_epoch_end(self) -> None:
         scores = self.scores["forward"]
@@ -138,8 +175,8 @@ class VideoClassifier(LightningModule):
         summary = self._summary(scores)
         self.log("val/loss", loss.float())
         self.log("val/failed", float(len(self.val_failures)))
-        names = ("top1", "top5", "mean_class_accuracy")
-        self.log_dict({f"val/{name}": float(summary[name]) for name in names}, prog_bar=True)
+        values = {f"val/{name}": value for name, value in summary.items() if name != "per_class"}
+        self.log_dict(values, prog_bar=True)
 
     def _name_failures(self, failures: list[Failure]) -> None:
         for index, reason in failures:
@@ -163,7 +200,7 @@ class VideoClassifier(LightningModule):
             return
         for order, scores in self.scores.items():
             video = self._reordered(batch, order)
-            chunks = [self(chunk).float().softmax(1) for chunk in video.split(self.data.eval_batch_size)]
+            chunks = [self.probabilities(self(chunk)) for chunk in video.split(self.data.eval_batch_size)]
             scores.add(batch["video_index"], batch["view_index"], torch.cat(chunks))
 
     def _reordered(self, batch: Batch, order: FrameOrder) -> Tensor:
@@ -181,7 +218,7 @@ class VideoClassifier(LightningModule):
 
     def _start_scores(self, manifest: Manifest, num_views: int, orders: Sequence[FrameOrder]) -> None:
         self.scores: dict[FrameOrder, ViewScores] = {
-            order: ViewScores(len(manifest), len(self.labels), num_views) for order in orders
+            order: ViewScores(len(manifest), len(self.labels), num_views, ensemble=self.ensemble) for order in orders
         }
         self.failures = []
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -191,7 +228,7 @@ class VideoClassifier(LightningModule):
         done = scores.complete
         if not done.any():
             raise ValueError(f"none of the {len(manifest)} validation videos below {manifest.root} can be read")
-        return summarize(scores.mean()[done], torch.tensor(manifest.targets)[done], self.labels.names)
+        return summarize(scores.by_video()[done], manifest.target_tensor()[done], self.labels.names)
 
     # Checkpoints carry what is needed to use them: the configuration and the class list
 
@@ -200,14 +237,16 @@ class VideoClassifier(LightningModule):
             "config": self.config,
             "class_names": list(self.labels.names),
             "label_fingerprint": self.labels.fingerprint,
+            "multi_label": self.multi_label,
             "data_fingerprint": self.data.splits["train"].fingerprint,
             "unreadable": self.unreadable,
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         saved = Labels(tuple(checkpoint["mvit_train"]["class_names"]))
-        if difference := saved.difference(self.labels):
-            raise ValueError(f"the checkpoint's classes are not the data's: {difference}")
+        comparison = self.labels.compare(saved, mine="the model", its="the checkpoint")
+        if comparison.kind != "same":  # `class_list.follow` has made them so, or refused
+            raise ValueError(comparison.sentence)
         self.unreadable = dict(checkpoint["mvit_train"]["unreadable"])
 
 

@@ -4,6 +4,8 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const { metrics, classes } = data;
 const orders = Object.keys(metrics.orders);
 const headline = orders.includes("forward") ? "forward" : orders[0];
+const multi = "mAP" in metrics.orders[headline]; // a video may have several labels
+const [main, mainName] = multi ? ["mAP", "mAP"] : ["top1", "Top-1"];
 const byId = (id) => document.getElementById(id);
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
@@ -27,7 +29,7 @@ function draw(id, label, traces, layout) {
 function drawCurves() {
   const panels = [
     ["Loss", [["train/loss", "train", "shuffle"], ["val/loss", "validation", "forward"]], {}],
-    ["Top-1 (%)", [["train/top1", "train", "shuffle"], ["val/top1", "validation", "forward"]], { rangemode: "tozero" }],
+    [`${mainName} (%)`, [[`train/${main}`, "train", "shuffle"], [`val/${main}`, "validation", "forward"]], { rangemode: "tozero" }],
     ["Learning rate", [["optim/lr", "learning rate", "freeze"]], { exponentformat: "power", rangemode: "tozero" }],
   ];
   panels.forEach(([title, wanted, yaxis], index) => {
@@ -47,9 +49,9 @@ function drawCurves() {
 }
 
 function drawOrders() {
-  const top1 = orders.map((order) => metrics.orders[order].top1);
+  const top1 = orders.map((order) => metrics.orders[order][main]);
   byId("order-chart").style.height = `${46 * orders.length + 40}px`;
-  draw("order-chart", `Top-1: ${orders.map((order, i) => `${order} ${top1[i].toFixed(1)} %`).join(", ")}`, [{
+  draw("order-chart", `${mainName}: ${orders.map((order, i) => `${order} ${top1[i].toFixed(1)} %`).join(", ")}`, [{
     type: "bar", orientation: "h", y: orders, x: top1, marker: { color: orders.map(colour), cornerradius: 4 },
     text: top1.map((value) => `${value.toFixed(1)} %`), textposition: "auto", hoverinfo: "none", cliponaxis: false,
     insidetextfont: { color: colour("card") },
@@ -60,14 +62,14 @@ function drawOrders() {
 }
 
 const SORTS = {
-  accuracy: ["accuracy", (order) => (index) => -(accuracy(order, index) ?? -1)],
+  accuracy: [multi ? "average precision" : "accuracy", (order) => (index) => -(accuracy(order, index) ?? -1)],
   name: ["name", () => (index) => index],
 };
 if (orders.includes("shuffle") && headline === "forward")
   SORTS.hurt = ["loss when shuffled", () => (index) => (accuracy("shuffle", index) ?? 0) - (accuracy("forward", index) ?? 0)];
 // By name: an object's integer-like keys, as class names can be, come first whatever their order in the file.
 const rows = Object.fromEntries(orders.map((order) => [order, classes.map((name) => metrics.orders[order].per_class[name])]));
-const accuracy = (order, index) => rows[order][index].top1;
+const accuracy = (order, index) => rows[order][index][multi ? "AP" : "top1"];
 
 function drawClasses() {
   const key = SORTS[byId("sort").value][1](headline);
@@ -92,12 +94,13 @@ function drawClasses() {
     };
   });
   byId("class-chart").style.height = `${shown.length * (shown.length > 40 ? 18 : 26) + 50}px`;
-  draw("class-chart", `Top-1 of ${classes.length} classes in the frame orders ${orders.join(", ")}`, traces, layout);
+  draw("class-chart", `${multi ? "Average precision" : "Top-1"} of ${classes.length} classes in the frame orders ${orders.join(", ")}`, traces, layout);
 }
 
 function classHover(order, index) {
   const row = rows[order][index];
   if (!row.videos) return `<b>${plain(classes[index])}</b><br>no videos`;
+  if (multi) return `<b>${plain(classes[index])}</b>, ${order}<br>average precision ${row.AP.toFixed(1)} %, ${row.videos} videos show it`;
   return `<b>${plain(classes[index])}</b>, ${order}<br>${row.top1.toFixed(1)} % of ${row.videos} videos<br>` +
     `most called ${plain(row.most_predicted)} (${row.most_predicted_share.toFixed(0)} %)`;
 }

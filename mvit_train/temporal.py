@@ -15,6 +15,15 @@ FrameOrder = Literal["forward", "shuffle", "reverse", "freeze"]
 FRAME_ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
 
 
+def frame_orders(asked: FrameOrder | Literal["all"], num_frames: int) -> tuple[FrameOrder, ...]:
+    """The orders to evaluate. One frame has one order: "all" is then ("forward",), any other a ValueError."""
+    if num_frames > 1 or asked == "forward":
+        return FRAME_ORDERS if asked == "all" else (asked,)
+    if asked != "all":
+        raise ValueError(f"frame_order={asked}: a clip of clip.num_frames=1 has no order of frames")
+    return ("forward",)
+
+
 def frame_permutation(order: FrameOrder, num_frames: int, video_id: str, clip_index: int) -> LongTensor:
     """(T,) frame indices that put a clip into the given order.
 

@@ -1,32 +1,42 @@
 """`task=train`: fits a model and evaluates its best checkpoint in every frame order."""
 
 from pathlib import Path
+from typing import Any
 
-from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint, run_folder
+from mvit_train.class_list import follow
 from mvit_train.config import build, to_dict, to_yaml
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.views import Views
 from mvit_train.evaluate import build_module, build_trainer, evaluate, print_summary
+from mvit_train.guard import NonFiniteGuard
+from mvit_train.metrics import headline
 from mvit_train.models import load_pretrained
 from mvit_train.module import VideoClassifier
-from mvit_train.temporal import FRAME_ORDERS
+from mvit_train.temporal import frame_orders
 
 
 def run(cfg) -> None:
     """Trains what `cfg` describes in a run folder of its own, then evaluates it there."""
     run_dir = run_folder(Path(cfg.runs), cfg.name, cfg.run_id)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(to_yaml(cfg))
     data: VideoDataModule = build(cfg.data)
-    module = build_module(cfg, data.labels)
+    resume_from = resume_point(run_dir, cfg.ckpt)
+    label_note = follow(data, read_checkpoint(resume_from), resume_from, resume=True) if resume_from else None
+    run_dir.mkdir(parents=True, exist_ok=True)  # only now: a refused resumption leaves the run as it was
+    (run_dir / "config.yaml").write_text(to_yaml(cfg))
+    module = build_module(cfg, data)
     config = to_dict(cfg) | {"class_names": list(data.labels.names)}
     trainer = build_trainer(
-        cfg, run_dir, logger=build(cfg.logger).loggers(run_dir, cfg.name, config), callbacks=[best_and_last(run_dir)]
+        cfg,
+        run_dir,
+        logger=build(cfg.logger).loggers(run_dir, cfg.name, config),
+        callbacks=[best_checkpoint(run_dir, f"val/{headline(multi_label=data.multi_label)}"), *watchers(module)],
     )
-    resume_from = resume_point(run_dir, cfg.ckpt)
+    if label_note and trainer.is_global_zero:
+        print(label_note)
     if cfg.weights:
         start_from(Path(cfg.weights), module, trainer, resume_from=resume_from)
     train(module, data, trainer, resume_from=resume_from)
@@ -38,30 +48,33 @@ def run(cfg) -> None:
         data,
         trainer,
         views=Views.parse(cfg.views),
-        frame_orders=FRAME_ORDERS,
+        frame_orders=frame_orders("all", data.num_frames),
         run_dir=run_dir,
         weights_from=best,
         checkpoint=checkpoint,
+        label_note=label_note,
     )
     if trainer.is_global_zero:
         print_summary(metrics, run_dir)
 
 
 def train(module: VideoClassifier, data: VideoDataModule, trainer: Trainer, *, resume_from: Path | None) -> None:
-    """Fits, and leaves `checkpoints/last.ckpt` at the step it ended on."""
+    """Says what is fitted to what, and fits."""
     splits = data.splits
     if trainer.is_global_zero:
         parameters = sum(p.numel() for p in module.model.parameters())
+        known = f" ({found})" if (found := data.labels.known()) else ""
         clips = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         print(
             f"{trainer.default_root_dir}: {parameters / 1e6:.2f} M parameters, {len(splits['train'])} training and "
-            f"{len(splits['val'])} validation videos of {len(data.labels)} classes; "
+            f"{len(splits['val'])} validation videos of {len(data.labels)} classes{known}; "
             f"{clips} clips per step, peak learning rate {module.optim.scaled_lr(clips):.3g}"
             + (f"; resuming from {resume_from}" if resume_from else "")
         )
     trainer.fit(module, datamodule=data, ckpt_path=resume_from)
-    # A run that max_steps ends within an epoch has met no validation, and so no checkpoint callback.
-    trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+    last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    if not last.exists():  # it went on from a run that had nothing left to do
+        trainer.save_checkpoint(last)
 
 
 def start_from(weights: Path, module: VideoClassifier, trainer: Trainer, *, resume_from: Path | None) -> None:
@@ -74,14 +87,46 @@ def start_from(weights: Path, module: VideoClassifier, trainer: Trainer, *, resu
         print(text)
 
 
-def best_and_last(run_dir: Path) -> ModelCheckpoint:
-    """Keeps `checkpoints/best.ckpt`, by validation top-1, and `checkpoints/last.ckpt`."""
+def watchers(module: VideoClassifier) -> list[Callback]:
+    """What looks after the steps: the guard against those that are not finite, the average of the weights, and the last
+    checkpoint, which comes after the average because it holds it."""
+    average = [] if module.ema_decay is None else [EMAWeightAveraging(use_buffers=False, decay=module.ema_decay)]
+    return [NonFiniteGuard(module.max_nonfinite), *average, LastCheckpoint()]
+
+
+class LastCheckpoint(Callback):
+    """Writes `checkpoints/last.ckpt` after every epoch, and at the step that max_steps ends on.
+
+    The latter from within the epoch: Lightning counts an epoch that max_steps cuts short as done, so that a checkpoint
+    written any later would lose the rest of its videos. Lightning's own save_last follows the best checkpoint, however
+    long ago that was.
+    """
+
+    def __init__(self) -> None:
+        self._cut = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == trainer.max_steps and batch_idx + 1 < trainer.num_training_batches:
+            self._cut = True
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._cut:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+
+
+def best_checkpoint(run_dir: Path, monitor: str) -> ModelCheckpoint:
+    """Keeps `checkpoints/best.ckpt`, by a number of the validation."""
     return ModelCheckpoint(
         run_dir / "checkpoints",
         filename="best",
-        monitor="val/top1",
+        monitor=monitor,
         mode="max",
-        save_last=True,
         enable_version_counter=False,
     )
 

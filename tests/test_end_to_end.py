@@ -94,9 +94,10 @@ def test_evaluation_takes_the_checkpoint_s_configuration_and_the_command_line_s_
     assert np.array_equal(again["scores"], first["scores"])  # the evaluation that ended the training
 
 
-def test_a_run_that_was_cut_short_ends_with_the_weights_of_an_uninterrupted_one(folder, tmp_path, capsys):
+@pytest.mark.parametrize("steps", [6, 8], ids=["within an epoch", "after two epochs"])
+def test_a_run_that_was_cut_short_ends_with_the_weights_of_an_uninterrupted_one(folder, tmp_path, capsys, steps):
     assert run(folder, tmp_path, "run_id=whole", "trainer.max_epochs=3") == 0
-    assert run(folder, tmp_path, "run_id=cut", "trainer.max_epochs=3", "trainer.max_steps=8") == 0
+    assert run(folder, tmp_path, "run_id=cut", "trainer.max_epochs=3", f"trainer.max_steps={steps}") == 0
     capsys.readouterr()
     assert run(folder, tmp_path, "run_id=cut", "trainer.max_epochs=3") == 0  # the same command goes on
     cut, whole = (tmp_path / "motion" / name for name in ("cut", "whole"))
@@ -164,7 +165,7 @@ def test_classes_that_differ_from_the_checkpoint_s_are_refused_with_the_differen
     shutil.copytree(folder, other)
     (other / "low").rename(other / "lowest")
     assert main(["task=evaluate", f"ckpt={tmp_path}/motion/a", f"data.root={other}"]) == 1
-    assert "only in the first: low; only in the second: lowest" in capsys.readouterr().err
+    assert "only in the data: lowest; only in the checkpoint: low." in capsys.readouterr().err
 
 
 def test_weights_of_elsewhere_are_evaluated_and_trained_on(folder, tmp_path, capsys):
@@ -206,8 +207,8 @@ def test_an_evaluation_of_weights_without_these_classes_is_refused(folder, tmp_p
     evaluation = ["task=evaluate", f"weights={tmp_path}/k400.pth"]
     assert run(folder, tmp_path, *evaluation, "model=mvit_b", "run_id=a") == 1
     message = capsys.readouterr().err
-    assert "needs its classification head, but that is replaced: 400 classes in the file, 2 here, of which 2" in message
-    assert "(high, low)" in message
+    assert "needs its classification head, but that is replaced: the 2 classes of the model are not the 400" in message
+    assert "only in the model: high, low; only in the file: abseiling, " in message
 
 
 def val_losses(run_dir):
@@ -239,3 +240,19 @@ def test_two_processes_train_and_evaluate_like_one(folder, tmp_path):
     metrics = [json.loads((path / "metrics.json").read_text()) for path in (alone, two)]
     assert metrics[0]["orders"] == metrics[1]["orders"]
     assert metrics[0]["videos"] == metrics[1]["videos"]
+
+
+def test_the_average_of_the_weights_is_validated_kept_and_resumed(folder, tmp_path):
+    plain, averaged = ("run_id=plain",), ("run_id=ema", "module.ema_decay=0.5")
+    assert run(folder, tmp_path, *plain) == run(folder, tmp_path, *averaged) == 0
+    last = read_checkpoint(tmp_path / "motion/ema/checkpoints/last.ckpt")
+    current = last["current_model_state"]
+    for name, tensor in weights(tmp_path / "motion/plain/checkpoints/last.ckpt").items():
+        assert torch.equal(current[name], tensor), name  # averaging does not touch the training
+    assert any(not torch.equal(current[name], tensor) for name, tensor in last["state_dict"].items())
+    halves = ("run_id=halves", "module.ema_decay=0.5")
+    assert run(folder, tmp_path, *halves, "trainer.max_steps=7") == 0  # ends within the second epoch
+    assert run(folder, tmp_path, *halves) == 0
+    again = read_checkpoint(tmp_path / "motion/halves/checkpoints/last.ckpt")
+    for name, tensor in last["state_dict"].items():
+        assert torch.equal(again["state_dict"][name], tensor), name

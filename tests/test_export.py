@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torchvision.models.video import mvit_v1_b, mvit_v2_s
 from torchvision.models.video.mvit import MSBlockConfig
 from torchvision.models.video.mvit import MViT as TorchvisionMViT
@@ -14,6 +14,7 @@ from torchvision.models.video.mvit import MViT as TorchvisionMViT
 from mvit_train import models
 from mvit_train.__main__ import main
 from mvit_train.export import export, torchvision_obstacles
+from mvit_train.labels import Labels
 from mvit_train.models import load_pretrained, mvit_b
 from mvit_train.models.weight_files import read_weights
 
@@ -36,11 +37,40 @@ def test_an_exported_file_comes_back_whole_with_its_class_names(format, tmp_path
     assert read_weights(path).class_names is None
 
 
+def rewritten(path, format, names):
+    """The exported file with other class names in it and all else as it was."""
+    if format == "safetensors":
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        ours = json.loads(metadata["mvit_train"]) | {"class_names": names}
+        save_file(load_file(path), path, metadata=metadata | {"mvit_train": json.dumps(ours)})
+        return
+    content = torch.load(path, weights_only=True)
+    if format == "slowfast":
+        content["class_names"] = names
+    else:
+        content._metadata["mvit_train"]["class_names"] = names
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize("format", ["slowfast", "torchvision", "safetensors"])
+def test_a_file_whose_class_list_was_edited_is_refused(format, tmp_path):
+    path = tmp_path / f"w{'.safetensors' if format == 'safetensors' else '.pth'}"
+    export(mvit_b(**TINY), path, format, class_names=NAMES)
+    rewritten(path, format, list(NAMES))
+    assert read_weights(path).class_names == NAMES
+    rewritten(path, format, ["b", "a", "c"])
+    with pytest.raises(
+        ValueError, match=r"its 3 class names have the fingerprint \w{12}, but \w{12} is written beside"
+    ):
+        read_weights(path)
+
+
 def test_pyslowfast_s_loader_finds_what_it_reads(tmp_path):
     model = mvit_b(**TINY)
     export(model, tmp_path / "w.pyth", "slowfast", class_names=NAMES, epoch=3)
     checkpoint = torch.load(tmp_path / "w.pyth", weights_only=True)
-    assert checkpoint.keys() == {"model_state", "epoch", "class_names"}
+    assert checkpoint.keys() == {"model_state", "epoch", "class_names", "label_fingerprint"}
     assert checkpoint["epoch"] == 3
     assert checkpoint["model_state"].keys() == model.state_dict().keys()
 
@@ -52,7 +82,11 @@ def test_safetensors_carries_the_classes_and_the_model_s_arguments(tmp_path):
     assert load_file(path).keys() == model.state_dict().keys()
     with safe_open(path, framework="pt") as file:
         ours = json.loads(file.metadata()["mvit_train"])
-    assert ours == {"class_names": list(NAMES), "model": {"_target_": "mvit_train.models.mvit_b"}}
+    assert ours == {
+        "class_names": list(NAMES),
+        "label_fingerprint": Labels(NAMES).fingerprint,
+        "model": {"_target_": "mvit_train.models.mvit_b"},
+    }
     assert load_pretrained(model, path).kind == "mvit_train"
 
 

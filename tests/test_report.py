@@ -12,16 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from mvit_train.report import (
-    Predictions,
-    choose_clips,
-    load_predictions,
-    read_curves,
-    save_predictions,
-    small_mp4,
-    write_metrics,
-    write_report,
-)
+from mvit_train.examples import choose_clips, small_mp4
+from mvit_train.predictions import Predictions, load_predictions, save_predictions
+from mvit_train.report import read_curves, write_metrics, write_report
 from mvit_train.temporal import FRAME_ORDERS
 
 NASTY = "<img src=x onerror=alert(1)> & \"quotes\" 'too' </script><b>"
@@ -83,9 +76,11 @@ def make_run(
         "experiment": "motion <tiny> & co",
         "split": "val",
         "views": "5x1",
+        "ensemble": "mean",
         "data_root": str(videos),
         "checkpoint": {"path": "runs/motion/best.ckpt", "fingerprint": "c0ffee12", "epoch": 19, "global_step": 1200},
         "label_fingerprint": "ab12cd34",
+        "label_note": None,
         "data_fingerprint": "98fe76dc",
         "failures": [{"video": names[row], "reason": "truncated <moov>"} for row in failed[:1]],
         "substituted": [{"video": "train/b.mp4", "reason": "zero bytes <long>"}],
@@ -141,7 +136,7 @@ def tiny_predictions(**changed) -> dict:
     forward = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], dtype=np.float32)
     info = dict.fromkeys(("experiment", "split", "views", "data_root", "created"), "x")
     info |= {"checkpoint": {}, "label_fingerprint": "l", "data_fingerprint": "d", "failures": []}
-    info |= {"substituted": [], "config": {}}
+    info |= {"substituted": [], "config": {}, "ensemble": "mean", "label_note": None}
     fields = {
         "video_ids": ["a.mp4", "b.mp4", "ü/c.mp4"],
         "labels": np.array([0, 1, 1]),
@@ -258,6 +253,64 @@ def test_the_clips_are_of_different_classes_where_there_are_enough(four_hundred)
         assert len({predictions.labels[row] for row in rows}) == len(rows) == 8
         right = predictions.scores[0, rows].argmax(axis=1) == predictions.labels[rows]
         assert (right != (group == "wrong")).all()
+
+
+def several_labels(run_dir: Path) -> Path:
+    """A reported run of videos that show up to three of ten classes, or none; the last class is shown by none."""
+    make_run(run_dir, MOTIONS, 4)
+    plain = load_predictions(run_dir / "predictions.npz")
+    generator = np.random.default_rng(2)
+    labels = plain.truth() | (generator.random((40, 10)) < 0.1)
+    labels[:, 9] = False
+    labels[[0, 7]] = False
+    scores = np.clip(plain.scores * 0.5 + generator.random(plain.scores.shape) * 0.3, 0, 1).astype(np.float32)
+    scores[0, labels] += 0.2
+    save_predictions(
+        run_dir / "predictions.npz",
+        video_ids=plain.video_ids,
+        labels=labels,
+        class_names=plain.class_names,
+        frame_orders=plain.frame_orders,
+        scores=scores,
+        evaluated=plain.evaluated,
+        info=plain.info | {"ensemble": "max", "label_note": "the 10 classes of <data> are those of the checkpoint"},
+    )
+    curves = (run_dir / "metrics.csv").read_text().replace("train/top1", "train/other").replace("val/top1", "val/mAP")
+    (run_dir / "metrics.csv").write_text(curves)
+    write_metrics(run_dir)
+    write_report(run_dir)
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def many_labels(tmp_path_factory) -> Path:
+    return several_labels(tmp_path_factory.mktemp("run") / "several")
+
+
+def test_several_labels_a_video_are_reported_by_their_average_precision(many_labels):
+    metrics = json.loads((many_labels / "metrics.json").read_text())
+    predictions = load_predictions(many_labels / "predictions.npz")
+    assert (predictions.multi_label, predictions.labels.dtype) == (True, np.dtype(bool))
+    forward, shuffle = (metrics["orders"][order]["mAP"] for order in ("forward", "shuffle"))
+    assert metrics["change"]["shuffle"] == {"mAP": pytest.approx(shuffle - forward), "interval": None}
+    assert "time" not in metrics
+    assert metrics["orders"]["forward"]["per_class"][NASTY] == {"videos": 0, "AP": None}
+    data = page_data((many_labels / "report.html").read_text())
+    assert (data["confusions"], data["sentence"]) == (None, None)
+    for clip in data["clips"]:
+        assert clip["labels"] == np.flatnonzero(predictions.labels[int(clip["video"].split(".")[0])]).tolist()
+        assert (clip["predicted"]["forward"][0] in clip["labels"]) == (clip["group"] != "wrong")
+
+
+def test_a_file_of_version_0_1_is_still_read(tmp_path):
+    fields = tiny_predictions()
+    save_predictions(tmp_path / "predictions.npz", **fields)
+    with np.load(tmp_path / "predictions.npz") as file:
+        arrays = dict(file)
+    info = json.loads(str(arrays["info"]))
+    del info["ensemble"], info["label_note"]
+    np.savez(tmp_path / "predictions.npz", **arrays | {"info": np.array(json.dumps(info))})
+    assert load_predictions(tmp_path / "predictions.npz").info["ensemble"] == "mean"
 
 
 def test_failed_videos_are_never_chosen_as_clips():
@@ -413,6 +466,41 @@ def test_the_page_draws_its_charts_without_errors_or_network(browser, request, r
     requests = browser.requests()
     assert requests[0].startswith("file:")
     assert all(url.startswith(("data:", "blob:")) for url in requests[1:])
+
+
+def test_the_page_of_several_labels_has_average_precisions_and_no_confusion(browser, many_labels):
+    browser.open((many_labels / "report.html").as_uri())
+    charts = "[...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('svg.main-svg').length > 0)"
+    assert browser.evaluate(charts) == [True] * 5  # 3 curves, orders, classes
+    assert browser.errors() == []
+    text = browser.evaluate("document.getElementById('main').innerText")
+    assert "mAP" in text
+    assert "max sigmoid" in text
+    assert "1 of 10 classes are shown by no video" in text
+    assert "the 10 classes of <data> are those of the checkpoint" in text
+    assert not [word for word in ("Top-1", "Top-5", "Confusion", "confused", "NaN", "undefined", "±") if word in text]
+    head = browser.evaluate(
+        "[...document.querySelectorAll('#class-table th[scope=col]')].map(cell => cell.textContent)"
+    )
+    assert head == ["Class", "Videos that show it", *[f"AP %, {order}" for order in FRAME_ORDERS]]
+    assert browser.evaluate("document.querySelectorAll('#class-table tbody tr').length") == 9
+    browser.evaluate("document.querySelector('.clip').click()")
+    assert browser.evaluate("document.getElementById('dialog').open") is True
+    assert browser.errors() == []
+
+
+def test_the_page_of_one_order_compares_no_orders(browser, tmp_path):
+    run_dir = make_run(tmp_path / "one", MOTIONS, 2)
+    plain = load_predictions(run_dir / "predictions.npz")
+    fields = {name: getattr(plain, name) for name in ("video_ids", "labels", "class_names", "evaluated", "info")}
+    save_predictions(run_dir / "predictions.npz", **fields, frame_orders=["forward"], scores=plain.scores[:1])
+    write_metrics(run_dir)
+    browser.open(write_report(run_dir).as_uri())
+    text = browser.evaluate("document.getElementById('main').innerText")
+    assert not [word for word in ("shuffled", "reversed", "frozen", "Change", "frames forward") if word in text]
+    browser.evaluate("document.querySelector('.clip').click()")
+    assert "In each frame order" not in browser.evaluate("document.getElementById('dialog').innerText")
+    assert browser.errors() == []
 
 
 @pytest.mark.parametrize(

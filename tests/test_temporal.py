@@ -4,7 +4,15 @@ import sys
 import pytest
 import torch
 
-from mvit_train.temporal import FRAME_ORDERS, frame_permutation, paired_change, reorder, time_report, time_sentence
+from mvit_train.temporal import (
+    FRAME_ORDERS,
+    frame_orders,
+    frame_permutation,
+    paired_change,
+    reorder,
+    time_report,
+    time_sentence,
+)
 
 
 @pytest.mark.parametrize(
@@ -108,3 +116,21 @@ def test_paired_change_equals_the_textbook_interval():
     variance = (30 + 5) / 100 - 0.25**2
     assert half_width == pytest.approx(100 * 1.96 * (variance / 100) ** 0.5)
     assert paired_change(forward, forward) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_frames", "expected"),
+    [
+        ("all", 8, FRAME_ORDERS),
+        ("shuffle", 8, ("shuffle",)),
+        ("all", 1, ("forward",)),
+        ("forward", 1, ("forward",)),
+    ],
+)
+def test_one_frame_has_one_order(asked, num_frames, expected):
+    assert frame_orders(asked, num_frames) == expected
+
+
+def test_another_order_of_one_frame_is_refused():
+    with pytest.raises(ValueError, match=r"frame_order=reverse: a clip of clip\.num_frames=1 has no order of frames"):
+        frame_orders("reverse", 1)

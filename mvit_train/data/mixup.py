@@ -11,6 +11,11 @@ def smooth_one_hot(label: Tensor, num_classes: int, smoothing: float) -> Tensor:
     return target.scatter_(1, label[:, None], 1 - smoothing + smoothing / num_classes)
 
 
+def smooth_multi_hot(label: Tensor, smoothing: float) -> Tensor:
+    """(B, K) zeros and ones to targets 1 - s / 2 and s / 2: each class is a choice between two of its own."""
+    return label.float() * (1 - smoothing) + smoothing / 2
+
+
 class Mixup:
     """Mixes each clip with its mirror image in the batch order: one mode and one share for the whole batch.
 
@@ -20,7 +25,8 @@ class Mixup:
     Args:
         mixup_alpha, cutmix_alpha: Beta parameters of the two modes; 0 switches a mode off. With both on, each batch
             takes either with probability 1/2.
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target spread over all classes, or, of a clip of several classes, of each one's
+            over yes and no.
     """
 
     def __init__(self, *, mixup_alpha: float = 0.8, cutmix_alpha: float = 1.0, label_smoothing: float = 0.1) -> None:
@@ -34,8 +40,14 @@ class Mixup:
     def __call__(
         self, video: Tensor, label: Tensor, num_classes: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """video: float (B, 3, T, S, S), label: (B,). Returns the mixed video and soft targets (B, K)."""
-        target = smooth_one_hot(label, num_classes, self.label_smoothing)
+        """video: float (B, 3, T, S, S); label: (B,) class indices, or (B, K) zeros and ones.
+
+        Returns the mixed video and soft targets (B, K).
+        """
+        if label.ndim == 2:
+            target = smooth_multi_hot(label, self.label_smoothing)
+        else:
+            target = smooth_one_hot(label, num_classes, self.label_smoothing)
         modes = [mode for mode in ("mixup", "cutmix") if getattr(self, f"{mode}_alpha") > 0]
         if not modes or len(video) < 2:
             return video, target

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mvit_train.labels import Labels
 from mvit_train.models.graph import Graph, fitting_variant
 from mvit_train.models.mvit import MViT
 from mvit_train.models.resize import Fitted, fit_parameter
@@ -118,19 +119,26 @@ def _head(weights: Weights, layer: Tensor, class_names: Sequence[str] | None) ->
     if names is None or class_names is None:
         if num_rows != len(layer):
             return {}, f"replaced: {num_rows} classes in the file, {len(layer)} here"
-        unnamed = "; the file names no classes, their order is taken to be the same" if names is None else ""
+        unnamed = _unnamed(class_names) if names is None else ""
         return {name: Fitted(tensor, "loaded", "", name) for name, tensor in tensors.items()}, f"loaded{unnamed}"
-    if tuple(class_names) == names:
+    ours, theirs = Labels(tuple(class_names)), Labels(names)
+    comparison = ours.compare(theirs, mine="the model", its="the file")
+    if comparison.kind == "same":
         return {name: Fitted(tensor, "loaded", "", name) for name, tensor in tensors.items()}, "loaded"
-    if missing := [name for name in class_names if name not in names]:
-        some = ", ".join(missing[:5])
-        return {}, (
-            f"replaced: {num_rows} classes in the file, {len(layer)} here, of which {len(missing)} are not in the file "
-            f"({some})"
-        )
-    order = torch.tensor([names.index(name) for name in class_names])
+    if comparison.kind not in ("permuted", "subset"):
+        return {}, f"replaced: {comparison.sentence}"
+    order = torch.tensor([theirs.index[name] for name in class_names])
     rows = {name: Fitted(tensor[order], "resized", "rows by class name", name) for name, tensor in tensors.items()}
-    return rows, f"rows by class name: {len(layer)} of the file's {num_rows} classes"
+    return rows, f"rows by class name: {comparison.sentence}"
+
+
+def _unnamed(class_names: Sequence[str] | None) -> str:
+    """What to know of a head whose file names no classes."""
+    labels = None if class_names is None else Labels(tuple(class_names))
+    if labels is not None and (doubt := labels.doubt()):
+        return f"; the file names no classes, their order is taken to be the same, but {doubt}"
+    known = f": {labels.known()}" if labels is not None and labels.known() else ""
+    return f"; the file names no classes, their order is taken to be the same{known}"
 
 
 def _report(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mvit_train.labels import Labels
 from mvit_train.models.formats import to_ours
 
 HEAD = ("head.projection.weight", "head.projection.bias")
@@ -100,13 +101,15 @@ def _tensors_in(container: dict[str, Any], path: Path) -> tuple[dict[str, Tensor
 
 
 def _class_names(container: Mapping, metadata: Mapping, path: Path) -> tuple[str, ...] | None:
+    """The file's class names. ValueError: they are no list, or not the one their fingerprint was made from."""
     ours = container.get(METADATA) or metadata.get(METADATA) or {}
-    names = container.get("class_names") or (ours.get("class_names") if isinstance(ours, Mapping) else None)
+    source = container if container.get("class_names") else ours if isinstance(ours, Mapping) else {}
+    names = source.get("class_names")
     if names is None:
         return None
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"weights: {path} has class_names that are no list of text")
-    return tuple(names)
+    return Labels.stored(names, source.get("label_fingerprint"), f"weights: {path}").names
 
 
 def _is_kinetics_400(tensors: Mapping[str, Tensor]) -> bool:

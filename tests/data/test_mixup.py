@@ -2,12 +2,31 @@ import numpy as np
 import pytest
 import torch
 
-from mvit_train.data.mixup import Mixup, cut_box, smooth_one_hot
+from mvit_train.data.mixup import Mixup, cut_box, smooth_multi_hot, smooth_one_hot
 
 
 def test_smoothing_spreads_its_share_over_all_classes():
     target = smooth_one_hot(torch.tensor([2]), 4, 0.1)
     torch.testing.assert_close(target, torch.tensor([[0.025, 0.025, 0.925, 0.025]]))
+
+
+def test_smoothing_of_several_labels_moves_each_class_towards_even_odds():
+    target = smooth_multi_hot(torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), 0.1)
+    torch.testing.assert_close(target, torch.tensor([[0.95, 0.05, 0.95], [0.05, 0.05, 0.05]]))
+
+
+@pytest.mark.parametrize("mode", ["mixup_alpha", "cutmix_alpha"])
+def test_several_labels_mix_in_the_share_of_one(mode):
+    arguments = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0} | {mode: 1.0}
+    video, several = torch.randn(4, 3, 2, 16, 16), torch.eye(4)
+    several[3] = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    mixed_one, one = Mixup(**arguments)(video, torch.arange(4), 4, np.random.default_rng(1))
+    mixed, target = Mixup(**arguments)(video, several, 4, np.random.default_rng(1))
+    assert torch.equal(mixed, mixed_one)
+    share = one[0, 0]
+    assert 0 < share < 1
+    torch.testing.assert_close(target, several * share + several.flip(0) * (1 - share))
+    assert several[3].tolist() == [0, 1, 1, 0]  # what is put in stays as it was
 
 
 def mix(**arguments):

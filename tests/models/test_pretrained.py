@@ -319,8 +319,21 @@ def test_a_video_file_of_400_classes_is_in_the_order_of_kinetics_400(kind, four_
     assert read_weights(tmp_path / "w.pth").class_names == KINETICS_400
     few = mvit_b(**four_blocks | SMALL | dict(num_classes=2))
     report = load_pretrained(few, tmp_path / "w.pth", class_names=["zumba", "abseiling"])
-    assert report.head == "rows by class name: 2 of the file's 400 classes"
+    assert report.head == "rows by class name: the 2 classes of the model are among the 400 of the file"
     assert torch.equal(few.head.projection.weight, model.head.projection.weight[[399, 0]])
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        (1, "; the file names no classes, their order is taken to be the same: Kinetics-400, alphabetical"),
+        (-1, ", but the 400 classes are those of Kinetics-400, in an order that is none of the published ones"),
+    ],
+)
+def test_weights_without_class_names_are_judged_by_the_order_of_the_data(order, words, four_blocks, saved):
+    images = mvit_b_image(**four_blocks | dict(crop_size=32, num_classes=400))
+    report = load_pretrained(images, saved(images), class_names=KINETICS_400[::order])
+    assert words in report.head
 
 
 def test_an_image_file_of_400_classes_is_not_kinetics(four_blocks, saved):
@@ -332,9 +345,20 @@ def test_an_image_file_of_400_classes_is_not_kinetics(four_blocks, saved):
     ("file", "mine", "head", "rows"),
     [
         (["a", "b", "c"], ["a", "b", "c"], "loaded", [0, 1, 2]),
-        (["a", "b", "c"], ["c", "a", "b"], "rows by class name: 3 of the file's 3 classes", [2, 0, 1]),
-        (["a", "b", "c"], ["c", "a"], "rows by class name: 2 of the file's 3 classes", [2, 0]),
-        (["a", "b", "c"], ["a", "b", "d"], "replaced: 3 classes in the file, 3 here, of which 1 are not", None),
+        (
+            ["a", "b", "c"],
+            ["c", "a", "b"],
+            "rows by class name: the 3 classes of the model are those of the file in another order",
+            [2, 0, 1],
+        ),
+        (
+            ["a", "b", "c"],
+            ["c", "a"],
+            "rows by class name: the 2 classes of the model are among the 3 of the file",
+            [2, 0],
+        ),
+        (["a", "b", "c"], ["a", "b", "d"], "replaced: the 3 classes of the model are not the 3 of the file", None),
+        (["a", "b", "c"], ["a", "b", "c", "d"], "replaced: the 4 classes of the model are the 3 of the file and", None),
         (["a", "b", "c"], None, "loaded", [0, 1, 2]),
         (None, ["a", "b", "c"], "loaded; the file names no classes, their order is taken to be the same", [0, 1, 2]),
         (None, ["a", "b"], "replaced: 3 classes in the file, 2 here", None),
