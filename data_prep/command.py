@@ -6,17 +6,22 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 from rich.progress import Progress
 
-from data_prep.journal import Journal, Shard, read_journals
+from data_prep.journal import HasKey, Journal, Result, Shard, read_journals, read_results
 from data_prep.listing import Listing, UserError
 from data_prep.manifest_files import SUMMARY, judge, names_of, refuse_foreign, texts_of, write_files
-from data_prep.pool import probe_all
+from data_prep.pool import TIMEOUT_SEC, probe_all, run_all
 from data_prep.probe import Key, Probe, Task
 from data_prep.summary import lines_of, summarise
 
+R = TypeVar("R", bound=Result)
+T = TypeVar("T", bound=HasKey)
+S = TypeVar("S")
 LISTER = Callable[[argparse.Namespace], Sequence[Listing]]
 LINE_EVERY_SEC = 30.0
 
@@ -26,30 +31,47 @@ def options(command: str, description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"python -m data_prep.{command}", description=description)
     parser.add_argument("--root", type=Path, required=True, metavar="FOLDER", help="the data set; only read")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the manifest goes")
+    working_options(parser)
+    parser.add_argument("--no-verify", action="store_true", help="read headers only, decode no frame")
+    return parser
+
+
+def working_options(parser: argparse.ArgumentParser) -> None:
+    """How the work over files is done."""
     parser.add_argument(
         "--workers",
         type=_count,
         default=min(8, os.cpu_count() or 1),
         metavar="N",
-        help="processes that probe files (default %(default)s; 0: this one)",
+        help="processes that work on files (default %(default)s; 0: this one)",
     )
     parser.add_argument(
         "--shard",
         type=_shard,
         metavar="I/N",
-        help="probe only share I of N, counted from 0; whoever comes last writes the manifest",
+        help="do only share I of N, counted from 0; whoever comes last writes the manifest",
     )
-    parser.add_argument("--no-verify", action="store_true", help="read headers only, decode no frame")
-    parser.add_argument("--retry", action="store_true", help="probe files again that were found broken")
+    parser.add_argument("--retry", action="store_true", help="do files again that were found broken")
+    parser.add_argument(
+        "--timeout-sec",
+        type=_seconds,
+        default=TIMEOUT_SEC,
+        metavar="S",
+        help="give a file up that stands still for so long (default %(default)g; 0: never)",
+    )
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    return parser
 
 
 def run(command: str, arguments: argparse.Namespace, find: LISTER) -> int:
-    """Lists, probes, writes. Exit code 0; 1 for a mistake, which is said in a line; 130 for an interruption."""
+    """Lists, probes, writes; the exit code."""
+    return exit_code(command, arguments, lambda: prepare(command, arguments, find))
+
+
+def exit_code(command: str, arguments: argparse.Namespace, work: Callable[[], int | None]) -> int:
+    """What `work` returns, None being 0; 1 for a mistake, which is said in a line; 130 for an interruption."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # Slurm's end of time is an interruption too
     try:
-        prepare(command, arguments, find)
+        return work() or 0
     except KeyboardInterrupt:
         print(f"data_prep.{command}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -60,7 +82,6 @@ def run(command: str, arguments: argparse.Namespace, find: LISTER) -> int:
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)
-    return 0
 
 
 def prepare(command: str, arguments: argparse.Namespace, find: LISTER) -> None:
@@ -82,7 +103,7 @@ def prepare(command: str, arguments: argparse.Namespace, find: LISTER) -> None:
     share = f" in share {shard}" if arguments.shard else ""
     print(f"{len(tasks):,} files; {len(tasks) - len(_unknown(tasks, known)):,} known, {len(todo):,} to probe{share}")
     with Journal(arguments.out, shard) as journal:
-        for result in _shown(probe_all(todo, arguments.workers), len(todo)):
+        for result in shown(probe_all(todo, arguments.workers, timeout_sec=arguments.timeout_sec), len(todo)):
             journal.append(result)
     known = read_journals(arguments.out)
     if left := len(_unknown(tasks, known)):
@@ -91,6 +112,45 @@ def prepare(command: str, arguments: argparse.Namespace, find: LISTER) -> None:
         return
     for listing in listings:
         write_manifest(command, listing, {task.path: known[task.key] for task in tasks}, arguments)
+
+
+def work_through(
+    work: Callable[[T], R],
+    lost: Callable[[T, str], R],
+    tasks: Sequence[T],
+    journal: tuple[str, type[R]],
+    arguments: argparse.Namespace,
+    *,
+    is_enough: Callable[[T, R], bool] = lambda task, result: True,
+) -> list[R] | None:
+    """A result per task, in their order: from the journals in OUT as far as they are `is_enough`, else by `work`.
+
+    None: other shares are not done yet. Without --out nothing is kept.
+    """
+    stem, kind = journal
+    shard = arguments.shard or Shard()
+    before = {result.key: result for result in read_results(arguments.out, stem, kind)} if arguments.out else {}
+    known = {
+        task.key: before[task.key]
+        for task in tasks
+        if task.key in before
+        and not (arguments.retry and before[task.key].reason)
+        and is_enough(task, before[task.key])
+    }
+    todo = [task for task in tasks if task.key not in known and shard.has(task)]
+    share = f" in share {shard}" if arguments.shard else ""
+    print(f"{len(tasks):,} files; {len(known):,} known, {len(todo):,} to do{share}", flush=True)
+    results = run_all(work, todo, arguments.workers, timeout_sec=arguments.timeout_sec, lost=lost)
+    with closing(results), Journal(arguments.out, shard, stem) if arguments.out else nullcontext() as kept:
+        for result in shown(results, len(todo), "done"):
+            known[result.key] = result
+            if kept:
+                kept.append(result)
+    if left := [task for task in tasks if task.key not in known]:
+        print(f"share {shard} is done; {len(left):,} files remain for other shares. When they are done, the same")
+        print("command without --shard puts everything together")
+        return None
+    return [known[task.key] for task in tasks]
 
 
 def write_manifest(command: str, listing: Listing, probes: dict[str, Probe], arguments: argparse.Namespace) -> None:
@@ -109,13 +169,13 @@ def _unknown(tasks: Iterable[Task], known: dict[Key, Probe]) -> list[Task]:
     return [task for task in tasks if task.key not in known or (task.verify and not known[task.key].verified)]
 
 
-def _shown(results: Iterable[Probe], total: int) -> Iterator[Probe]:
+def shown(results: Iterable[S], total: int, what: str = "probed") -> Iterator[S]:
     """The results, with a bar on a terminal and a line every half minute elsewhere."""
     if not total:
         return
     if sys.stdout.isatty():
         with Progress() as progress:
-            yield from progress.track(results, total, description="probing")
+            yield from progress.track(results, total, description=what)
         return
     start = last = time.monotonic()
     for count, result in enumerate(results, 1):
@@ -124,13 +184,23 @@ def _shown(results: Iterable[Probe], total: int) -> Iterator[Probe]:
         if now - last > LINE_EVERY_SEC or count == total:
             last = now
             rate = count / max(now - start, 1e-3)
-            print(f"probed {count:,} of {total:,}, {rate:.3g}/s, {(total - count) / rate:.0f} s left", flush=True)
+            print(f"{what} {count:,} of {total:,}, {rate:.3g}/s, {(total - count) / rate:.0f} s left", flush=True)
 
 
 def _count(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0")
+    return seconds
 
 
 def _shard(text: str) -> Shard:

@@ -1,6 +1,7 @@
 """Your own class folders: a split that keeps the clips of one recording together, and an experiment that runs."""
 
 import argparse
+import json
 import shlex
 import sys
 from collections import Counter
@@ -19,10 +20,6 @@ EXPERIMENT = """\
 #
 #   {command}
 #
-# The same settings as a named experiment: copy this file to conf/experiment/{name}.yaml of a checkout, then
-#
-#   python -m mvit_train experiment={name} {data_root}
-#
 # Hardware: any; a small model of 0.16 M parameters. For MViT-B on GPUs: `override /model: mvit_b`, clip 16 x 4 at 224.
 # Expected: not known; compare with the share of the most frequent class, {majority:.1f} % of the validation videos.
 defaults:
@@ -37,18 +34,12 @@ clip:
   sampling_rate: 4
   crop_size: 64
 data:
+  root: {data_root}
   batch_size: {batch_size}
   eval_batch_size: 50
 trainer:
   max_epochs: 40
 """
-
-SCRIPT = """\
-#!/bin/sh
-# What experiment.yaml says, from any folder. Further overrides go on: sh train.sh trainer.max_epochs=10
-exec "${{PYTHON:-python}}" -m mvit_train {settings} "$@"
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = options("folder", __doc__)
@@ -103,25 +94,22 @@ def list_folder(arguments: argparse.Namespace) -> Listing:
 
 
 def experiment(entries: Sequence[Entry], arguments: argparse.Namespace) -> dict[str, str]:
-    """`experiment.yaml` in the form of conf/experiment/, and `train.sh`: the same as a command, which runs anywhere."""
+    """`experiment.yaml`, in the form of those in conf/experiment/."""
     counts = Counter(entry.split for entry in entries)
     most = Counter(entry.label for entry in entries if entry.split == "val").most_common(1)[0][1]
     name = "".join(c if c.isascii() and c.isalnum() else "_" for c in arguments.root.name)
-    name = name if name[:1].isalpha() else f"videos_{name}"  # or Hydra might take it for a number
     facts = {
-        "name": name,
+        "name": name if name[:1].isalpha() else f"videos_{name}",  # or YAML might take it for a number
         "root": arguments.root,
-        "data_root": shlex.quote(f"data.root={_hydra(str(arguments.out))}"),
+        "data_root": json.dumps(str(arguments.out), ensure_ascii=False),
         "num_classes": len({entry.label for entry in entries}),
         "num_train": counts["train"],
         "num_val": counts["val"],
         "majority": 100 * most / counts["val"],
         "batch_size": max(1, min(16, counts["train"] // 2)),
-        "command": f"sh {shlex.quote(str(arguments.out / 'train.sh'))}",
+        "command": f"python -m mvit_train {shlex.quote(f'experiment={arguments.out}/experiment.yaml')}",
     }
-    settings = [f"name={name}", f"data.root={_hydra(str(arguments.out))}", f"data.batch_size={facts['batch_size']}"]
-    script = SCRIPT.format(settings=shlex.join([*settings, "clip.crop_size=64"]))
-    return {"experiment.yaml": EXPERIMENT.format(**facts), "train.sh": script}
+    return {"experiment.yaml": EXPERIMENT.format(**facts)}
 
 
 def report(entries: Sequence[Entry], groups: dict[str, str]) -> list[str]:
@@ -143,12 +131,6 @@ def report(entries: Sequence[Entry], groups: dict[str, str]) -> list[str]:
     lonely = sorted(label for label, by_split in table.items() if len(set().union(*by_split.values())) == 1)
     notes = [f"{len(crossing):,} recordings have clips in two splits: {first_few(crossing)}"] if crossing else []
     return notes + ([f"{len(lonely)} classes are one recording, none validates: {first_few(lonely)}"] if lonely else [])
-
-
-def _hydra(text: str) -> str:
-    """Quoted for Hydra's override grammar, in which blanks and brackets mean something."""
-    plain = all(c.isalnum() or c in "/_-.:" for c in text)
-    return text if plain else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _share(text: str) -> float:

@@ -69,19 +69,19 @@ def texts_of(listing: Listing, rows: Sequence[Row], folder: Path) -> dict[str, s
     """name -> content of every file but the summary."""
     texts = {"classes.txt": "".join(f"{name}\n" for name in listing.labels.names)}
     for split in listing.splits():
-        texts[f"{split}.csv"] = _csv(COLUMNS, [_manifest_row(row, folder) for row in kept(rows, split)])
+        texts[f"{split}.csv"] = csv_text(COLUMNS, [_manifest_row(row, folder) for row in kept(rows, split)])
     annotated = ["split", "video_id", "time_start", "time_end", "label"]
     lost = {status: [row for row in rows if row.status == status] for status in ("missing", "broken")}
-    texts["missing.csv"] = _csv([*annotated, "reason"], [[*_annotated(row), row.reason] for row in lost["missing"]])
-    texts["broken.csv"] = _csv(
+    texts["missing.csv"] = csv_text([*annotated, "reason"], [[*_annotated(row), row.reason] for row in lost["missing"]])
+    texts["broken.csv"] = csv_text(
         [*annotated, "path", "reason"], [[*_annotated(row), str(row.entry.path), row.reason] for row in lost["broken"]]
     )
-    texts["duplicates.csv"] = _csv(
+    texts["duplicates.csv"] = csv_text(
         ["kind", *annotated, "path"],
         [[kind, *_annotated(row), str(row.entry.path)] for kind, row in duplicates(rows)],
     )
     if any(entry.segments for entry in listing.entries):
-        texts["segments.csv"] = _csv(
+        texts["segments.csv"] = csv_text(
             ["path", "label", "start", "end"],
             [
                 [path_in(folder, row.entry.path), *map(str, segment)]
@@ -91,6 +91,20 @@ def texts_of(listing: Listing, rows: Sequence[Row], folder: Path) -> dict[str, s
             ],
         )
     return texts | dict(listing.extra_files)
+
+
+def facts_of(probe: Probe) -> list[str]:
+    """The columns FACTS, but for the status."""
+    facts = [probe.duration, probe.num_frames, probe.fps, probe.width, probe.height]
+    texts = [str(value) if isinstance(value, int) else f"{value:.3f}".rstrip("0").rstrip(".") for value in facts]
+    return [*texts, probe.codec, str(probe.size)]
+
+
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines of a csv file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
 
 
 def duplicates(rows: Sequence[Row]) -> list[tuple[str, Row]]:
@@ -145,6 +159,13 @@ def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
             raise UserError(f"{file} {what}, so it is not overwritten: rename it, or give another --out")
 
 
+def refuse_other_command(folder: Path, command: str) -> None:
+    """Raises UserError if another command wrote the folder's summary: its files would be taken for old ones of ours."""
+    file = folder / SUMMARY
+    if _written(folder) and (other := json.loads(file.read_text(encoding="utf-8")).get("command")) != command:
+        raise UserError(f"{folder} holds what data_prep.{other} wrote: give another --out")
+
+
 def write_files(folder: Path, texts: Mapping[str, str], summary: Mapping[str, object]) -> None:
     """Replaces each file at once, never half; a crash in between leaves files that the next run knows for its own."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,21 +205,12 @@ def _unwritable(path: str) -> str:
 def _manifest_row(row: Row, folder: Path) -> list[str]:
     entry, probe = row.entry, row.probe
     assert probe is not None
-    facts = [probe.duration, probe.num_frames, probe.fps, probe.width, probe.height]
-    texts = [f"{value:g}" if isinstance(value, int) else f"{value:.3f}".rstrip("0").rstrip(".") for value in facts]
-    path = path_in(folder, entry.path)
-    return [path, entry.label, *row.window, *texts, probe.codec, str(probe.size), row.status]
+    return [path_in(folder, entry.path), entry.label, *row.window, *facts_of(probe), row.status]
 
 
 def _annotated(row: Row) -> list[str]:
     entry = row.entry
     return [entry.split, entry.video_id, entry.time_start, entry.time_end, entry.label]
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
 
 
 def _json(value: Mapping[str, object]) -> bytes:

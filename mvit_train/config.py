@@ -41,6 +41,7 @@ INJECTED = {
     "model.num_classes": "the data's class list decides it",
     "module.model": "it is what `model` builds",
     "module.labels": "the class list comes from the data",
+    "module.multi_label": "the data decides it",
     "module.config": "it is this configuration",
     "trainer.default_root_dir": "it is the run folder, runs/name/run_id",
     "trainer.logger": "it is what `logger` builds",
@@ -62,8 +63,8 @@ class Clip:
 class Config:
     """The root, field by field conf/config.yaml. A `Node` is a call; a dataclass is a group of plain values."""
 
-    task: Literal["train", "evaluate", "complexity", "benchmark", "export"]
-    what: Literal["model", "all", "decode"]
+    task: Literal["train", "evaluate", "complexity", "benchmark", "export", "doctor"]
+    what: Literal["model", "all", "decode", "loader"]
     name: str
     run_id: str | None
     runs: Path
@@ -100,10 +101,11 @@ class Config:
             elif ckpt is not None and weights is not None:
                 mistakes["weights"] = f"task={task} takes ckpt or weights, not both"
         what, source = arguments.get("what", "model"), arguments.get("input")
-        if (belongs_to := {"all": "complexity", "decode": "benchmark"}.get(what, task)) != task:
+        belongs_to = {"all": "complexity", "decode": "benchmark", "loader": "benchmark"}.get(what, task)
+        if belongs_to != task:
             mistakes["what"] = f"is for task={belongs_to}"
-        elif what == "decode" and "input" in arguments and (source is None or not source.exists()):
-            mistakes["input"] = "what=decode needs input=FILE, or a folder of videos"
+        elif what in ("decode", "loader") and "input" in arguments and (source is None or not source.exists()):
+            mistakes["input"] = f"what={what} needs input=FILE, or a folder of videos"
         if not re.fullmatch(r"[1-9]\d*x[13]", arguments.get("views", "1x1")):
             mistakes["views"] = "must be clips x crops, with 1 or 3 crops, such as 5x1"
         return mistakes
@@ -127,10 +129,12 @@ def conf_dir() -> Path:
 def compose(overrides: Sequence[str], saved: Mapping[str, Any] | None = None) -> DictConfig:
     """conf/config.yaml, or the configuration that a checkpoint has saved, changed by the overrides of a command line.
 
+    `experiment` may also name a file outside of conf/, written like those in it: experiment=FOLDER/experiment.yaml.
     Raises ConfigError for overrides that cannot be parsed and for choices that conf/ does not have. Unknown keys are
     let in: `check` reports them together with all other mistakes.
     """
     mistakes: list[str] = []
+    overrides, own = _experiment_file(overrides)
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
         parsed = [override for line in overrides if (override := _parse_override(line, mistakes))]
         if mistakes:
@@ -142,6 +146,8 @@ def compose(overrides: Sequence[str], saved: Mapping[str, Any] | None = None) ->
         except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
             text = str(error.__cause__ or error).partition("Config search path")[0]
             raise ConfigError([" ".join(text.split())]) from error
+    OmegaConf.set_struct(cfg, False)
+    cfg = cast(DictConfig, OmegaConf.merge(cfg, own))
     if saved is not None:
         cfg = _choose(OmegaConf.create(dict(saved)), choices, cfg)
     for override in values:
@@ -161,7 +167,11 @@ def check(cfg: DictConfig) -> None:
     references: dict[str, str] = {}
     checker = NodeChecker(INJECTED, references)
     plain = _plain(cfg, "", checker, references)
-    if plain.get("task") in WITHOUT_DATA and "data" in plain:
+    data = plain.get("data")
+    if plain.get("task") == "doctor" or plain.get("what") == "loader":
+        if isinstance(data, dict):  # the doctor reports on the folder with everything else, the loader takes `input`
+            data["root"] = "."
+    elif plain.get("task") in WITHOUT_DATA and "data" in plain:
         plain["data"] = UNKNOWN
     checker.check(plain, target=Config)
     if mistakes := checker.mistakes():
@@ -183,6 +193,24 @@ def build(node: DictConfig | dict[str, Any], **injected: Any) -> Any:
     """Calls what a checked node names, nested nodes first. `injected`: further arguments, which only the task knows."""
     plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
     return call_node(cast(dict[str, Any], plain), **injected)
+
+
+def _experiment_file(overrides: Sequence[str]) -> tuple[list[str], DictConfig]:
+    """The overrides with what an experiment of the user's own chooses from conf/, and the values that it sets."""
+    lines = list(overrides)
+    place = next((i for i, line in enumerate(lines) if re.match(r"experiment=.*\.ya?ml$", line)), None)
+    if place is None:
+        return lines, OmegaConf.create()
+    file = Path(lines[place].partition("=")[2].strip("'\""))
+    try:
+        own = cast(DictConfig, OmegaConf.load(file))
+        entries = [entry for entry in own.pop("defaults", []) if entry != "_self_"]
+        choices = {key.split("/")[-1]: value for entry in entries for key, value in entry.items()}
+    except (OSError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError([f"experiment = {file}: cannot be read as an experiment: {error}"]) from error
+    given = {line.partition("=")[0] for line in lines}
+    lines[place : place + 1] = [f"{key}={value}" for key, value in choices.items() if key not in given]
+    return ["~experiment", *lines], own
 
 
 def _parse_override(line: str, mistakes: list[str]) -> Override | None:

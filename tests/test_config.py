@@ -304,3 +304,37 @@ def test_every_experiment_passes_the_check(experiment, task, tmp_path):
     cfg = compose([f"experiment={experiment}", f"task={task}", f"ckpt={tmp_path}", f"data.root={tmp_path}"])
     check(cfg)
     assert cfg.name == experiment
+
+
+OWN = """
+# @package _global_
+defaults:
+  - override /model: mvit_small
+  - override /data: motion
+  - override /augment: motion
+  - override /optim: motion
+name: mine
+clip: {num_frames: 8, sampling_rate: 4, crop_size: 32}
+data: {batch_size: 7}
+"""
+
+
+def test_an_experiment_may_lie_anywhere_and_the_command_line_still_wins(tmp_path):
+    file = tmp_path / "my [own], experiment.yaml"
+    file.write_text(OWN)
+    cfg = compose([f"experiment={file}", "model=mvit_s", "clip.num_frames=16", "data.batch_size=3"])
+    check(cfg)
+    assert (cfg.name, cfg.model._target_, cfg.model.num_frames) == ("mine", "mvit_train.models.mvit_s", 16)
+    assert (cfg.data.batch_size, compose([f"experiment={file}"]).data.batch_size) == (3, 7)
+    file.write_text(OWN + "dta: {}\nmodel: {depht: 1}\n")
+    with pytest.raises(ConfigError, match="2 mistakes"):
+        check(compose([f"experiment={file}"]))
+
+
+@pytest.mark.parametrize("text", [None, "- a\n", "defaults: 3\n", "a: [\n"])
+def test_an_experiment_that_cannot_be_read_is_named(tmp_path, text):
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match=f"experiment = {file}: cannot be read as an experiment"):
+        compose([f"experiment={file}"])

@@ -5,7 +5,7 @@ Frames are taken in the decoder's order, never sorted. `NeededPackets` does the 
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from mvit_train.data.stream import DecodeError, VideoStream
 # A loss is bridged by the frame before it up to the larger of the two.
 MAX_HOLE_SEC = Fraction(1, 5)
 MAX_HOLE_FRAMES = 2
+BEYOND = 2**63  # any tick
 
 
 def longest_bridge(stream: VideoStream) -> Fraction:
@@ -35,17 +36,17 @@ class _Frame:
 
     def __init__(self, decoded: VideoFrame, time: int, stream: VideoStream) -> None:
         self.time = time
-        self._decoded, self._stream = decoded, stream
+        self.decoded, self._stream = decoded, stream
 
     @cached_property
     def image(self) -> np.ndarray:
-        return self._stream.to_rgb(self._decoded)
+        return self._stream.to_rgb(self.decoded)
 
 
 class Walk:
     """One walk through the packets for ascending targets. Frames are taken in the decoder's order, never sorted."""
 
-    def __init__(self, stream: VideoStream, packets: Iterator[Packet], targets: list[int]) -> None:
+    def __init__(self, stream: VideoStream, packets: Iterator[Packet], targets: Sequence[int] = ()) -> None:
         self._stream, self._packets, self._pending = stream, packets, deque(targets)
         self._key = -math.inf  # when the key frame is shown that decoding started from
         self._last = -math.inf  # when the latest frame is shown
@@ -56,22 +57,43 @@ class Walk:
         self._damage = ""  # the last error
         self._complete = False  # all packets have been read
 
+    @property
+    def damage(self) -> str:
+        """What went wrong last, which the frames around it bridge; "" if nothing did."""
+        return self._damage
+
     def images(self) -> dict[int, np.ndarray]:
         """{target: image}; {} if no frame decodes."""
         images: dict[int, np.ndarray] = {}
         shown = None
         for frame in self._frames():
             while self._pending and self._pending[0] < frame.time:
-                self._refuse_a_hole(shown or frame)
+                self._refuse_a_hole(shown or frame, self._pending[0])
                 images[self._pending.popleft()] = (shown or frame).image
             if not self._pending:
                 return images
             shown = frame
         self._complete = True
         while self._pending and shown:
-            self._refuse_a_hole(shown)
+            self._refuse_a_hole(shown, self._pending[0])
             images[self._pending.popleft()] = shown.image
         return images
+
+    def every_frame(self, first: int) -> Iterator[tuple[int, VideoFrame]]:
+        """(tick from which it is on show, frame) of all frames, nothing skipped.
+
+        DecodeError at the first loss after the tick `first` for which `images` would refuse a target.
+        """
+        self._pending = deque((-BEYOND,))
+        shown = None
+        for frame in self._frames():
+            if frame.time > first:
+                self._refuse_a_hole(shown or frame, frame.time - 1 if shown else first)
+            yield frame.time, frame.decoded
+            shown = frame
+        self._complete = True
+        if shown:
+            self._refuse_a_hole(shown, BEYOND)
 
     def _frames(self) -> Iterator[_Frame]:
         """Frames in display order, skipping groups of pictures that hold no target.
@@ -141,22 +163,22 @@ class Walk:
             return None
         raise UnusableTimestamps
 
-    def _refuse_a_hole(self, frame: _Frame) -> None:
-        """DecodeError if `frame` would stand in for too long a loss at the next target."""
+    def _refuse_a_hole(self, frame: _Frame, target: int) -> None:
+        """DecodeError if `frame` would stand in for too long a loss at `target`."""
         if not self._damage and not self._complete:
             return  # a long gap in an intact file is a variable frame rate
         stream = self._stream
-        target = min(self._pending[0], stream.start + stream.num_ticks - stream.ticks_per_frame)
+        wanted = min(target, stream.start + stream.num_ticks - stream.ticks_per_frame)
         shown_until = frame.time + stream.ticks_per_frame
         if self._complete:
             shown_until = max(shown_until, self._end)  # the last frame may be shown for long
-        late = frame.time - target if self._damage else 0  # a first frame after the target
-        if max(target - shown_until, late) <= longest_bridge(stream):
+        late = frame.time - wanted if self._damage else 0  # a first frame after the target
+        if max(wanted - shown_until, late) <= longest_bridge(stream):
             return
         promised_sec, end_sec = stream.num_ticks * stream.tick, (shown_until - stream.start) * stream.tick
         if self._complete:
             frames = f"{round(end_sec * stream.fps)} of about {round(promised_sec * stream.fps)} frames"
             reason = f"stops after {frames} ({float(end_sec):.1f} of {float(promised_sec):.1f} s)"
         else:
-            reason = f"no frame decodes near {float((target - stream.start) * stream.tick):.1f} s"
+            reason = f"no frame decodes near {float((wanted - stream.start) * stream.tick):.1f} s"
         raise DecodeError(stream.path, f"{reason}: {self._damage}" if self._damage else reason)

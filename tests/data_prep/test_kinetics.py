@@ -112,7 +112,7 @@ def test_what_is_written_is_what_training_reads(k400, tmp_path, prepare):
 def test_an_interrupted_run_goes_on_and_a_finished_one_probes_nothing(k400, tmp_path, prepare, probed, monkeypatch):
     out, probe_all = tmp_path / "out", command.probe_all
 
-    def interrupted(tasks, workers):
+    def interrupted(tasks, workers, **limits):
         for count, result in enumerate(probe_all(tasks, workers)):
             if count == 4:
                 raise KeyboardInterrupt

@@ -2,7 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ["charades", "folder", "hmdb51", "imagenet", "kinetics", "ssv2", "ucf101"]
+COMMANDS = ["charades", "folder", "hmdb51", "imagenet", "kinetics", "ssv2", "ucf101", "videos"]
 
 
 def test_the_package_lists_its_commands():

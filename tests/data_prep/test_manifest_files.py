@@ -12,7 +12,7 @@ def mine(tmp_path, place):
     return tmp_path / "mine"
 
 
-@pytest.mark.parametrize("name", ["train.csv", "classes.txt", "train.sh", "summary.json"])
+@pytest.mark.parametrize("name", ["train.csv", "classes.txt", "experiment.yaml", "summary.json"])
 def test_a_user_s_file_is_never_overwritten(mine, tmp_path, prepare, capsys, probed, name):
     out = tmp_path / "out"
     out.mkdir()
