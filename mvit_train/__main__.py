@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(overrides: Sequence[str]) -> int:
-    """Composes, checks, seeds, and runs the task."""
+    """Composes, checks, seeds, and runs the task. A task returns an exit code, or None for 0."""
     cfg = compose(overrides)
     if cfg.task in ("evaluate", "export") and isinstance(cfg.ckpt, str) and Path(cfg.ckpt).exists():
         cfg = compose(overrides, saved=_saved_config(Path(cfg.ckpt)))
@@ -84,8 +84,7 @@ def run(overrides: Sequence[str]) -> int:
 
     quieten()
     seed_everything(cfg.seed, workers=True, verbose=False)
-    importlib.import_module(f"mvit_train.{cfg.task}").run(cfg)
-    return 0
+    return importlib.import_module(f"mvit_train.{cfg.task}").run(cfg) or 0
 
 
 def quieten() -> None:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mvit_train import decode_benchmark
+from mvit_train import decode_benchmark, loader_benchmark
 from mvit_train.config import build
 from mvit_train.peers import MODELS, AbsentError, build_ours, build_peer, check_equal
 from mvit_train.timing import Precision, StepKind, cpu_mb_added, cuda_mb_added, make_step, take_turns
@@ -102,10 +102,16 @@ class Row:
 
 
 def run(cfg) -> None:
-    """Measures, prints a table as it grows, and writes all of it as JSON. what=decode: see `decode_benchmark`."""
+    """Measures, prints a table as it grows, and writes all of it as JSON. what=decode and what=loader: see
+    `decode_benchmark` and `loader_benchmark`."""
     file = Path(cfg.runs) / "benchmark" / f"{cfg.run_id or time.strftime('%Y%m%d-%H%M%S')}.json"
     if cfg.what == "decode":
         decode_benchmark.run(Path(cfg.input), file)
+        return
+    if cfg.what == "loader":
+        names = ("num_frames", "sampling_rate", "crop_size", "batch_size", "num_workers")
+        work = loader_benchmark.Work(**{name: cfg.data[name] for name in names})
+        loader_benchmark.run(work, Path(cfg.input), file, describe(torch.device("cpu")))
         return
     settings: Benchmark = build(cfg.benchmark)
     automatic = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Speed of reading clips: ours against PyTorchVideo's, torchcodec's and OpenCV's, where they are installed.
+"""Speed of reading clips: ours against PyTorchVideo's, torchcodec's, decord's and OpenCV's, where they are installed.
 
 All read the same frames of the same random spans, checked to be equal, and take turns within a round, so that what else
 the machine does meets all alike. Time is processor time, files are opened anew for every clip, decoding takes one
@@ -10,10 +10,12 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -22,38 +24,18 @@ import av
 import numpy as np
 import torch
 from av.error import FFmpegError
-from torch import Tensor
 
 from mvit_train.data.decode import DecodedVideo, DecodeError, frame_times
+from mvit_train.data.store import STORES
 from mvit_train.data.transforms import RandomResizedCrop
+from mvit_train.readers import PACKAGES, READERS, Reader, Span, installed, ours
+from mvit_train.timing import mb_grown
 
-# As downloaded, and as prepared for training: a key frame every 16 frames, three frames in a row that no other needs.
+# As downloaded, and as prepared for training.
 Recipe = Literal["raw", "prepared"]
-X264: dict[Recipe, dict[str, str]] = {
-    "raw": {"crf": "23"},
-    "prepared": {
-        "crf": "23",
-        "g": "16",
-        "bf": "3",
-        "b_strategy": "0",
-        "tune": "fastdecode",
-        "x264-params": "b-pyramid=none:scenecut=0:keyint=16:min-keyint=16",
-    },
-}
+X264: dict[Recipe, dict[str, str]] = {"raw": {"crf": "23"}, "prepared": STORES["b3fast"].encoder_options()}
 SIZES = ((340, 256), (640, 360))
 TOLERANCE = 3  # of 255, for readers whose FFmpeg converts colours another way
-
-
-@dataclass(frozen=True)
-class Span:
-    """`indices` of the frames wanted, from a window [start, end) in seconds."""
-
-    start: Fraction
-    end: Fraction
-    indices: list[int]
-
-
-Reader = Callable[[Path, Span], Tensor]  # (3, T, H, W), 0 to 255
 
 
 def run(source: Path, result: Path) -> None:
@@ -86,60 +68,6 @@ def run(source: Path, result: Path) -> None:
     print(result)
 
 
-def ours(path: Path, span: Span) -> Tensor:
-    with DecodedVideo(path, num_frames=len(span.indices)) as video:
-        clip = video.get_clip(span.start, span.end)["video"]
-    assert clip is not None
-    return clip
-
-
-def pytorchvideo(path: Path, span: Span) -> Tensor:
-    """Its PyAV decoder and its subsampling: all frames of the window, as float32."""
-    video: Any = importlib.import_module("pytorchvideo.data.encoded_video").EncodedVideo.from_path(
-        str(path), decode_audio=False, decoder="pyav"
-    )
-    clip = video.get_clip(span.start, span.end)["video"]
-    video.close()
-    return clip[:, torch.linspace(0, clip.shape[1] - 1, len(span.indices)).long()]
-
-
-def torchcodec(path: Path, span: Span) -> Tensor:
-    decoders: Any = importlib.import_module("torchcodec.decoders")
-    decoder = decoders.VideoDecoder(str(path), num_ffmpeg_threads=1, seek_mode="exact")
-    return decoder.get_frames_at(span.indices).data.transpose(0, 1)
-
-
-def opencv(path: Path, span: Span) -> Tensor:
-    """Seeks to the first frame, grabs all and retrieves the wanted ones."""
-    cv2: Any = importlib.import_module("cv2")
-    cv2.setNumThreads(1)
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    capture.set(cv2.CAP_PROP_POS_FRAMES, span.indices[0])
-    frames = []
-    for index in range(span.indices[0], span.indices[-1] + 1):
-        capture.grab()
-        if index in span.indices:
-            frames.append(cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB))
-    capture.release()
-    return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
-
-
-READERS: dict[str, Reader] = {"ours": ours, "pytorchvideo": pytorchvideo, "torchcodec": torchcodec, "opencv": opencv}
-PACKAGES = {"pytorchvideo": "pytorchvideo.data", "torchcodec": "torchcodec.decoders", "opencv": "cv2"}
-
-
-def installed() -> dict[str, Reader]:
-    """The readers whose packages can be imported here."""
-    found = {}
-    for name, reader in READERS.items():
-        try:
-            importlib.import_module(PACKAGES.get(name, __name__))
-        except (ImportError, OSError, RuntimeError):  # torchcodec without an FFmpeg that suits it
-            continue
-        found[name] = reader
-    return found
-
-
 @dataclass(frozen=True)
 class Row:
     """One reader on one file.
@@ -149,6 +77,8 @@ class Row:
         speed: how many times as fast ours is, with the crop: median, least and most over the rounds.
         difference: the greatest from our frames, of 255.
         packets: read and decoded per clip, ours only.
+        mb_grown: 1e6 bytes that a fresh process grows by at its peak while it reads and crops a few clips one after the
+            other, the reader's package already imported. None where the system does not tell (other than Linux).
     """
 
     file: str
@@ -157,6 +87,7 @@ class Row:
     speed: tuple[float, float, float]
     difference: float
     packets: tuple[float, float] | None
+    mb_grown: float | None
 
 
 def compare(
@@ -195,6 +126,7 @@ def compare(
                 speed=(median(ratios), min(ratios), max(ratios)),
                 difference=differences[who],
                 packets=packets_per_clip(file, spans) if who == "ours" else None,
+                mb_grown=mb_grown_by_reading(who, file, spans[:clips], crop_size),
             )
 
 
@@ -237,12 +169,34 @@ def packets_per_clip(file: Path, spans: Sequence[Span]) -> tuple[float, float]:
     return float(read), float(decoded)
 
 
-FORM = "{:46} {:12} {:>8} {:>8} {:>8} {:>7} {:>13} {:>6} {:>12}"
+def mb_grown_by_reading(who: str, file: Path, spans: Sequence[Span], crop_size: int) -> float | None:
+    """See `Row`. The process comes from a server that has imported our modules and read nothing."""
+    if not Path("/proc/self/status").exists():
+        return None
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_grow_by_reading, who, file, list(spans), crop_size).result()
+
+
+def _grow_by_reading(who: str, file: Path, spans: list[Span], crop_size: int) -> float:
+    torch.set_num_threads(1)
+    importlib.import_module(PACKAGES.get(who, __name__))
+    crop = RandomResizedCrop(crop_size=crop_size)
+
+    def read_all() -> None:
+        for i, span in enumerate(spans):
+            crop({"video": READERS[who](file, span), "rng": np.random.default_rng(i)})
+
+    return mb_grown(read_all)
+
+
+FORM = "{:46} {:12} {:>8} {:>8} {:>8} {:>7} {:>13} {:>6} {:>12} {:>6}"
 
 
 def table(rows: Sequence[Row], *, header: bool = True) -> str:
     """One line per row; "ours is" says how many times as fast ours is."""
-    names = ("file", "who", "ms read", "ms clip", "clips/s", "ours is", "range", "differ", "packets")
+    names = ("file", "who", "ms read", "ms clip", "clips/s", "ours is", "range", "differ", "packets", "MB")
     lines = [FORM.format(*names)] if header else []
     for row in rows:
         read, clip = row.milliseconds
@@ -252,6 +206,7 @@ def table(rows: Sequence[Row], *, header: bool = True) -> str:
                 *(row.file, row.who, f"{read:.1f}", f"{clip:.1f}", f"{1000 / clip:.1f}"),
                 *(f"{middle:.2f}x", f"{least:.2f}-{most:.2f}", f"{row.difference:g}"),
                 "-" if row.packets is None else f"{row.packets[1]:.0f} of {row.packets[0]:.0f}",
+                "-" if row.mb_grown is None else f"{row.mb_grown:.0f}",
             )
         )
     return "\n".join(lines)

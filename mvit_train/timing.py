@@ -98,6 +98,11 @@ def _grow_by_a_step(who: str, model: str, size: dict[str, int], batch_size: int,
     network = ours if who == "ours" else build_peer(who, model, ours)
     step = make_step(network, torch.randn(batch_size, 3, *ours.input_size), precision=precision, kind="train")
     del ours
+    return mb_grown(step)
+
+
+def mb_grown(step: Callable[[], None]) -> float:
+    """1e6 bytes that this process grows by at the peak of `step`, beyond what is resident before. Linux."""
     gc.collect()
     with suppress(OSError, AttributeError):  # glibc's; what was freed would otherwise be used again unseen
         ctypes.CDLL(None).malloc_trim(0)

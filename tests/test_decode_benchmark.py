@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
-from mvit_train import decode_benchmark
+from mvit_train import decode_benchmark, readers
 from mvit_train.__main__ import main
-from mvit_train.decode_benchmark import compare, installed, make_file, ours, random_spans, table
+from mvit_train.decode_benchmark import compare, make_file, random_spans, table
+from mvit_train.readers import installed, ours
 
 
 @pytest.fixture(scope="module")
@@ -17,16 +18,21 @@ def files(tmp_path_factory, video):
 
 
 def test_installed_readers_take_turns_at_equal_frames_and_ours_decodes_fewer_packets(files):
-    readers = installed()
-    assert {"ours", "pytorchvideo"} <= set(readers)
-    rows = list(compare(files, readers, rounds=2, clips=2, crop_size=32))
-    assert len(rows) == 2 * len(readers)
+    found = installed()
+    assert {"ours", "pytorchvideo"} <= set(found)
+    rows = list(compare(files, found, rounds=2, clips=2, crop_size=32))
+    assert len(rows) == 2 * len(found)
     for row in rows:
-        assert row.difference == 0 or row.who in ("torchcodec", "opencv")  # they may bring an FFmpeg of their own
+        assert row.difference == 0 or row.who in (
+            "torchcodec",
+            "decord",
+            "opencv",
+        )  # they may bring an FFmpeg of their own
         if row.who == "ours":
             assert row.speed == (1, 1, 1)
             assert row.packets is not None
             assert row.packets[1] < row.packets[0]
+        assert row.mb_grown is None or 0 < row.mb_grown < 500
     lines = table(rows).splitlines()
     assert len(lines) == 1 + len(rows)
     assert lines[1].startswith("raw.mp4")
@@ -34,7 +40,7 @@ def test_installed_readers_take_turns_at_equal_frames_and_ours_decodes_fewer_pac
 
 def test_the_command_measures_a_folder_and_names_what_it_leaves_out(tmp_path, video, monkeypatch, capsys):
     monkeypatch.setattr(decode_benchmark, "SIZES", ((96, 64),))
-    monkeypatch.setattr(decode_benchmark, "READERS", {"ours": ours})
+    monkeypatch.setattr(readers, "READERS", {"ours": ours})
     (tmp_path / "in").mkdir()
     shutil.copy(video("a.mp4", 90), tmp_path / "in" / "a.mp4")
     (tmp_path / "in" / "text.mp4").write_text("no video")
@@ -62,6 +68,10 @@ def test_a_file_shorter_than_a_clip_is_refused(video):
         random_spans(video("a.mp4", 30), 1, 16, 4)
 
 
-def test_a_reader_that_is_not_installed_is_left_out(monkeypatch):
-    monkeypatch.setitem(decode_benchmark.PACKAGES, "pytorchvideo", "no_such_package")
-    assert "pytorchvideo" not in installed()
+def test_a_reader_that_is_not_installed_or_lacks_a_library_is_left_out(monkeypatch):
+    def without_ffmpeg(path, span):
+        raise RuntimeError("Could not load libtorchcodec")
+
+    monkeypatch.setitem(readers.READERS, "half", without_ffmpeg)
+    monkeypatch.setitem(readers.PACKAGES, "pytorchvideo", "no_such_package")
+    assert {"pytorchvideo", "half"}.isdisjoint(installed())
