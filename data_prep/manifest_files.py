@@ -53,11 +53,16 @@ def judge(entries: Sequence[Entry], probes: Mapping[str, Probe]) -> list[Row]:
             rows.append(Row(entry, None, "missing", reason))
         elif reason := probe.reason or _unwritable(probe.path):
             rows.append(Row(entry, probe, "broken", reason))
-        elif probe.codec and 0 < probe.duration < SHORT_SEC:
-            rows.append(Row(entry, probe, "short"))
+        elif entry.replaced:
+            rows.append(Row(entry, probe, "replaced"))
         else:
-            rows.append(Row(entry, probe, "replaced" if entry.replaced else "ok"))
+            rows.append(Row(entry, probe, "short" if is_short(probe) else "ok"))
     return rows
+
+
+def is_short(probe: Probe) -> bool:
+    """Whether it is a video that lasts less than a clip."""
+    return bool(probe.codec) and 0 < probe.duration < SHORT_SEC
 
 
 def kept(rows: Sequence[Row], split: Split) -> list[Row]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.listing import Listing, Split
-from data_prep.manifest_files import Row, duplicates, fingerprints, kept
+from data_prep.manifest_files import Row, duplicates, fingerprints, is_short, kept
 
 COUNTED = ("ok", "short", "replaced", "broken", "missing")
 
@@ -75,7 +75,7 @@ def warnings_of(listing: Listing, rows: Sequence[Row]) -> list[str]:
         if absent and split != "test":
             lines.append(f"{split}: {len(absent)} classes have no video, first {absent[0]!r}")
     good = [row for row in rows if row.probe and row.status not in ("missing", "broken")]
-    if short := sum(row.status == "short" for row in good):
+    if short := sum(row.probe is not None and is_short(row.probe) for row in good):
         lines.append(f"{short:,} videos are shorter than 16x4 frames at 30 fps (2.13 s): their last frame is repeated")
     if uncut := [row for row in good if row.window != ("", "")]:
         lines.append(
