@@ -60,6 +60,16 @@ class Clip:
 
 
 @dataclasses.dataclass(kw_only=True)
+class Augment:
+    """What training does to clips; `device` is where the crop and what comes before it are computed."""
+
+    crop: Node
+    erasing: Node | None
+    mixup: Node
+    device: Literal["cpu", "gpu"]
+
+
+@dataclasses.dataclass(kw_only=True)
 class Config:
     """The root, field by field conf/config.yaml. A `Node` is a call; a dataclass is a group of plain values."""
 
@@ -80,7 +90,7 @@ class Config:
     benchmark: Node
     model: Node
     data: Node
-    augment: dict[str, Node]
+    augment: Augment
     optim: Node
     trainer: Node
     logger: Node

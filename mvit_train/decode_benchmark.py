@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -34,7 +33,9 @@ from mvit_train.timing import mb_grown
 # As downloaded, and as prepared for training.
 Recipe = Literal["raw", "prepared"]
 X264: dict[Recipe, dict[str, str]] = {"raw": {"crf": "23"}, "prepared": STORES["b3fast"].encoder_options()}
-SIZES = ((340, 256), (640, 360))
+Size = tuple[int, int]  # width, height
+SIZES: tuple[Size, ...] = ((340, 256), (640, 360))
+PREPARED_SHORT_SIDE = 256
 TOLERANCE = 3  # of 255, for readers whose FFmpeg converts colours another way
 
 
@@ -48,12 +49,7 @@ def run(source: Path, result: Path) -> None:
     for path in sources:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                files = [
-                    make_file(
-                        path, Path(folder) / f"{path.stem}_{width}x{height}_{recipe}.mp4", (width, height), recipe
-                    )
-                    for (width, height), recipe in product(SIZES, X264)
-                ]
+                files = [file for size in SIZES for file in make_pair(path, Path(folder), size).values()]
             except (DecodeError, FFmpegError) as error:
                 print(f"{path}: left out: {error}")
                 continue
@@ -73,6 +69,7 @@ class Row:
     """One reader on one file.
 
     Args:
+        megabytes: 1e6 bytes of the file.
         milliseconds: processor time of one clip, median over the rounds: read, and read and cropped.
         speed: how many times as fast ours is, with the crop: median, least and most over the rounds.
         difference: the greatest from our frames, of 255.
@@ -82,6 +79,7 @@ class Row:
     """
 
     file: str
+    megabytes: float
     who: str
     milliseconds: tuple[float, float]
     speed: tuple[float, float, float]
@@ -121,6 +119,7 @@ def compare(
             milliseconds = [1000 * median(seconds) for seconds in zip(*found, strict=True)]
             yield Row(
                 file=file.name,
+                megabytes=file.stat().st_size / 1e6,
                 who=who,
                 milliseconds=(milliseconds[0], milliseconds[1]),
                 speed=(median(ratios), min(ratios), max(ratios)),
@@ -191,19 +190,19 @@ def _grow_by_reading(who: str, file: Path, spans: list[Span], crop_size: int) ->
     return mb_grown(read_all)
 
 
-FORM = "{:46} {:12} {:>8} {:>8} {:>8} {:>7} {:>13} {:>6} {:>12} {:>6}"
+FORM = "{:46} {:>7} {:12} {:>8} {:>8} {:>8} {:>7} {:>13} {:>6} {:>12} {:>6}"
 
 
 def table(rows: Sequence[Row], *, header: bool = True) -> str:
     """One line per row; "ours is" says how many times as fast ours is."""
-    names = ("file", "who", "ms read", "ms clip", "clips/s", "ours is", "range", "differ", "packets", "MB")
+    names = ("file", "file MB", "who", "ms read", "ms clip", "clips/s", "ours is", "range", "differ", "packets", "MB")
     lines = [FORM.format(*names)] if header else []
     for row in rows:
         read, clip = row.milliseconds
         middle, least, most = row.speed
         lines.append(
             FORM.format(
-                *(row.file, row.who, f"{read:.1f}", f"{clip:.1f}", f"{1000 / clip:.1f}"),
+                *(row.file, f"{row.megabytes:.2f}", row.who, f"{read:.1f}", f"{clip:.1f}", f"{1000 / clip:.1f}"),
                 *(f"{middle:.2f}x", f"{least:.2f}-{most:.2f}", f"{row.difference:g}"),
                 "-" if row.packets is None else f"{row.packets[1]:.0f} of {row.packets[0]:.0f}",
                 "-" if row.mb_grown is None else f"{row.mb_grown:.0f}",
@@ -212,7 +211,16 @@ def table(rows: Sequence[Row], *, header: bool = True) -> str:
     return "\n".join(lines)
 
 
-def make_file(source: Path, target: Path, size: tuple[int, int], recipe: Recipe, num_frames: int = 300) -> Path:
+def make_pair(source: Path, folder: Path, size: Size) -> dict[Recipe, Path]:
+    """A file as it would be downloaded, in `size` (W, H), and what `data_prep.videos prepare` would make of it."""
+    raw = make_file(source, folder / f"{source.stem}_{size[0]}x{size[1]}_raw.mp4", size, "raw")
+    share = min(PREPARED_SHORT_SIDE / min(size), 1)
+    width, height = (2 * round(share * side / 2) for side in size)
+    name = f"{source.stem}_{size[0]}x{size[1]}_prepared.mp4"
+    return {"raw": raw, "prepared": make_file(raw, folder / name, (width, height), "prepared")}
+
+
+def make_file(source: Path, target: Path, size: Size, recipe: Recipe, num_frames: int = 300) -> Path:
     """A file of `num_frames` at 30 per second with the pictures of `source`, repeated if need be, in `size` (W, H)."""
     width, height = size
     with av.open(str(target), "w") as container:

@@ -85,7 +85,7 @@ def measure_loader(data: VideoDataModule, max_sec: float = LOADER_SEC) -> Loader
             if num_batches <= warm_up:
                 since = now
                 continue
-            num_clips += len(batch["video"])
+            num_clips += len(batch["video_index"])
             # As many from every worker: they hand over in turns.
             if now - since > max_sec and (num_batches - warm_up) % warm_up == 0:
                 return LoaderRate(num_clips / (now - since), first_batch_sec, data.num_workers, num_batches_asked)

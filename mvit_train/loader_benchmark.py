@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.stream import DecodeError
 from mvit_train.data.transforms import RandomResizedCrop
-from mvit_train.decode_benchmark import SIZES, X264, Recipe, make_file
+from mvit_train.decode_benchmark import SIZES, X264, Recipe, make_pair
 from mvit_train.readers import installed
 
 OURS = "ours"
@@ -132,7 +132,8 @@ def fill(folder: Path, sources: Sequence[Path], recipe: Recipe, count: int) -> N
     made: list[Path] = []
     for number, source in enumerate(sources):
         try:
-            made.append(make_file(source, folder / "made" / f"{number}.mp4", SIZES[0], recipe))
+            (folder / "made" / str(number)).mkdir()
+            made.append(make_pair(source, folder / "made" / str(number), SIZES[0])[recipe])
         except (DecodeError, FFmpegError) as error:
             print(f"{source}: left out: {error}")
     if not made:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -122,8 +123,8 @@ class VideoClassifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._account(batch["failures"])
-        rng = np.random.default_rng([self.seed, self.global_step, self.global_rank])
-        video, target = self.mixup(self.normalise(batch["video"]), batch["label"], len(self.labels), rng)
+        rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx, self.global_rank])
+        video, target = self.mixup(self._augmented(batch), batch["label"], len(self.labels), rng)
         logits = self.logits(video)
         loss = self.loss(logits, target)
         values = {"train/loss": loss.detach()}
@@ -133,6 +134,30 @@ class VideoClassifier(LightningModule):
         self.log("optim/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log("data/substituted", float(self.substituted))
         return loss
+
+    def _augmented(self, batch: Batch) -> Tensor:
+        """Normalised clips (B, 3, T, S, S): augmented here if the workers have left it to this device, then erased."""
+        clips, transform = batch["video"], self.data.transform
+        if isinstance(clips, list):
+            copies = [
+                transform.apply(clip, plan) for clip, plans in zip(clips, batch["drawn"], strict=True) for plan in plans
+            ]
+            clips = torch.stack(copies)
+        video = self.normalise(clips)
+        for clip, erasure in zip(video, batch["erasures"], strict=bool(batch["erasures"])):
+            if erasure is not None:
+                erasure.apply(clip)
+        return video
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves tensors, also within lists; what was drawn stays."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            return [moved(item) for item in value] if isinstance(value, list) else value
+
+        return cast(Batch, {key: moved(value) for key, value in batch.items()})
 
     def _account(self, failures: Sequence[Failure]) -> None:
         """Counts and names replaced training videos; stops the run once too many are unreadable."""

@@ -152,7 +152,8 @@ def _read(split: Split, index: int) -> Reading:
     _opened.clear()
     _watch.seconds.clear()
     try:
-        clips = dataset.read(index, np.random.default_rng([index]))
+        rng = np.random.default_rng([index])
+        clips = dataset.views(dataset.read(index, rng), rng)
         item = dataset.item(index, clips[:1], [])
         with _watch.stage("collate"):
             collate([item] * COLLATED)

@@ -256,3 +256,11 @@ def test_the_average_of_the_weights_is_validated_kept_and_resumed(folder, tmp_pa
     again = read_checkpoint(tmp_path / "motion/halves/checkpoints/last.ckpt")
     for name, tensor in last["state_dict"].items():
         assert torch.equal(again["state_dict"][name], tensor), name
+
+
+def test_the_recipe_of_kinetics_gives_the_same_weights_wherever_it_is_augmented(folder, tmp_path):
+    recipe = ("augment=k400", "augment.crop.short_side=40", "data.repeats=2", "trainer.max_epochs=1", "module.seed=3")
+    for place in ("cpu", "gpu"):  # here the training device is the CPU either way
+        assert run(folder, tmp_path, f"run_id={place}", f"augment.device={place}", *recipe) == 0
+    expected, found = (weights(tmp_path / f"motion/{place}/checkpoints/last.ckpt") for place in ("cpu", "gpu"))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -49,6 +49,7 @@ class ClipAugment(ClipTransform):
         if short_side is not None and short_side < 1:
             raise ValueError(f"augment.short_side {short_side} must be positive, or null for frames as decoded")
         self.crop, self.pixels, self.short_side = crop, pixels, short_side
+        self.crop_size = crop.crop_size
 
     def draw(self, size: Size, rng: np.random.Generator) -> Drawn:
         frame = size if self.short_side is None else with_short_side(size, self.short_side)

@@ -2,17 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from lightning import LightningDataModule
 from pytorchvideo.data.clip_sampling import ClipSampler
 from torch.utils.data import DataLoader
 
 from mvit_train.data.dataset import TestViews, TrainClips, collate
+from mvit_train.data.erasing import RandomErasing
 from mvit_train.data.loader import ResilientLoader
 from mvit_train.data.manifest import Manifest, Split, read_splits
 from mvit_train.data.motion import MotionVideos
 from mvit_train.data.sampler import EpochShuffle, Shard
-from mvit_train.data.transforms import RandomResizedCrop, TestCrops
+from mvit_train.data.transforms import ClipTransform, TestCrops
 from mvit_train.data.views import TARGET_FPS, Count, FrameSampler, Sampling, Views, clip_sampler
 from mvit_train.labels import Labels
 
@@ -32,7 +34,10 @@ class VideoDataModule(LightningDataModule):
         built_in: the videos to make and use while `root` is not set.
         num_frames, sampling_rate: a clip spans num_frames * sampling_rate frames at `target_fps`.
         crop_size: side of the square crop.
-        transform: the training crop.
+        transform: what training makes of a clip.
+        erasing: what training erases from the normalised clip.
+        augment_on: where `transform` is applied: on the "cpu", by the decoding processes, or on the "gpu" that trains,
+            to which clips then go as they were decoded. Both give the same clips.
         batch_size: clips per process and training step, repeats included.
         eval_batch_size: clips per process and forward pass in evaluation.
         sampling: how frames are chosen (`mvit_train.data.views`): "window", evenly from a span of time (Kinetics);
@@ -57,13 +62,15 @@ class VideoDataModule(LightningDataModule):
         num_frames: int,
         sampling_rate: int,
         crop_size: int,
-        transform: RandomResizedCrop,
+        transform: ClipTransform,
         batch_size: int,
         eval_batch_size: int,
         sampling: Sampling = "window",
         target_fps: float | None = TARGET_FPS,
         count: Count = "frames",
         repeats: int = 1,
+        erasing: RandomErasing | None = None,
+        augment_on: Literal["cpu", "gpu"] = "cpu",
         classes: list[str] | int | None = None,
         max_videos_per_class: int | None = None,
         balance_classes: bool = False,
@@ -84,7 +91,7 @@ class VideoDataModule(LightningDataModule):
             raise ValueError(f"data.batch_size={batch_size} clips cannot be made of videos with {repeats} repeats each")
         self.root, self.built_in = root, built_in
         self.num_frames, self.sampling_rate, self.crop_size = num_frames, sampling_rate, crop_size
-        self.transform = transform
+        self.transform, self.erasing, self.augment_on = transform, erasing, augment_on
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.sampling: Sampling = sampling
         self.count: Count = count
@@ -160,6 +167,8 @@ class VideoDataModule(LightningDataModule):
             num_frames=self.num_frames,
             transform=self.transform,
             repeats=self.repeats,
+            erasing=self.erasing,
+            on_device=self.augment_on == "gpu",
             seed=self.seed,
         )
         dataset.condemned = self._condemned["train"]

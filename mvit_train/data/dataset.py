@@ -8,6 +8,7 @@ depends on nothing else.
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import chain
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 
 from mvit_train.data.decode import DecodeError, PathHandler
+from mvit_train.data.erasing import Erasure, RandomErasing
 from mvit_train.data.loader import Place
 from mvit_train.data.manifest import Manifest
 from mvit_train.data.sampler import EpochIndex
@@ -30,9 +32,14 @@ MAX_SUBSTITUTES = 100
 
 
 class Item(TypedDict):
-    """One training clip, or all views of one test video; `failures` names the videos that could not be read for it."""
+    """One training clip, or all views of one test video; `failures` names the videos that could not be read for it.
 
-    video: Tensor  # uint8 (V, 3, T, S, S)
+    A clip that is to be augmented on the training device comes as it was decoded, with what was drawn for each copy.
+    """
+
+    video: Tensor | list[Tensor]  # uint8 (V, 3, T, S, S), or to be augmented: (3, T, H, W) each
+    drawn: list[list[Any]]  # for each video to be augmented, the plans of its copies
+    erasures: list[Erasure | None]  # V, for after the normalisation; empty where nothing is ever erased
     label: Tensor  # int64 (V,), or float32 (V, K) of zeros and ones where a video may have several
     video_index: Tensor  # (V,)
     view_index: Tensor  # (V,), clip * crops + crop
@@ -60,11 +67,7 @@ class LabelledVideos(Sequence[tuple[str, dict[str, Any]]]):
 
 
 class KineticsView(Dataset):
-    """Reads a PyTorchVideo dataset by index; its three private names are the same in 0.1.5 and its main.
-
-    Args:
-        repeats: times that the transform is applied to every clip, each with other chances (repeated augmentation).
-    """
+    """Reads a PyTorchVideo dataset by index; its three private names are the same in 0.1.5 and its main."""
 
     def __init__(
         self,
@@ -73,10 +76,9 @@ class KineticsView(Dataset):
         clip_sampler: ClipSampler | FrameSampler,
         num_frames: int,
         transform: Transform,
-        repeats: int = 1,
         seed: int = 0,
     ) -> None:
-        self.manifest, self.num_frames, self.repeats, self.seed = manifest, num_frames, repeats, seed
+        self.manifest, self.num_frames, self.seed = manifest, num_frames, seed
         self.condemned: dict[int, str] = {}  # by the loader: videos that a worker hung or died at
         self.place: Place | None = None  # where a worker says what it reads
         self.handler = PathHandler(num_frames)
@@ -92,8 +94,8 @@ class KineticsView(Dataset):
     def name(self, video: int) -> str:
         return self.videos[video][0]
 
-    def read(self, index: int, rng: np.random.Generator) -> Tensor:
-        """All clips that the clip sampler asks for, from one opening of the video: (views, 3, T, S, S)."""
+    def read(self, index: int, rng: np.random.Generator) -> list[Tensor]:
+        """All clips that the clip sampler asks for, from one opening of the video: uint8 (3, T, H, W) each."""
         path, info = self.videos[index]
         if index in self.condemned:
             raise DecodeError(path, self.condemned[index])
@@ -112,15 +114,20 @@ class KineticsView(Dataset):
             if info["span"]:  # what lies outside is another video
                 latest = max(duration - 1 / video.fps, Fraction(0))
                 times = [[start + min(time, latest) for time in clip] for clip in times]
-            clips = video.get_frames(times)
-        samples = [{**info, "video": clip, "rng": rng} for clip in clips for _ in range(self.repeats)]
-        views = [self.kinetics._transform(sample)["video"] for sample in samples]
-        return torch.cat(views)  # clips of (crops, 3, T, S, S) -> (V, 3, T, S, S)
+            return video.get_frames(times)
 
-    def item(self, index: int, video: Tensor, failures: Sequence[Failure]) -> Item:
-        count = len(video)
+    def views(self, clips: Sequence[Tensor], rng: np.random.Generator) -> Tensor:
+        """uint8 (V, 3, T, S, S): what the transform makes of the clips."""
+        made = [self.kinetics._transform({"video": clip, "rng": rng})["video"] for clip in clips]
+        return torch.cat(made)  # clips of (crops, 3, T, S, S) -> (V, 3, T, S, S)
+
+    def item(self, index: int, video: Tensor | list[Tensor], failures: Sequence[Failure], count: int = 0) -> Item:
+        """`count`: views, where `video` does not show it."""
+        count = count or len(video)
         return {
             "video": video,
+            "drawn": [],
+            "erasures": [],
             "label": self._label(index).expand(count, *[-1] * self.manifest.multi_label),
             "video_index": torch.full((count,), index),
             "view_index": torch.arange(count),
@@ -150,7 +157,25 @@ def _part(path: str, span: tuple[float, float] | None, duration: Seconds) -> tup
 
 class TrainClips(KineticsView):
     """One random clip a video, `repeats` times. A video that cannot be read is replaced by another one, the same in
-    every run."""
+    every run.
+
+    Args:
+        repeats: copies of each clip, each augmented with other chances (repeated augmentation).
+        erasing: drawn here, applied after the normalisation.
+        on_device: leaves the augmentation to the training device; what is drawn stays the same.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        repeats: int = 1,
+        erasing: RandomErasing | None = None,
+        on_device: bool = False,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(manifest, **arguments)
+        self.repeats, self.erasing, self.on_device = repeats, erasing, on_device
 
     def __getitem__(self, epoch_index: EpochIndex) -> Item:
         epoch, asked = epoch_index
@@ -159,11 +184,27 @@ class TrainClips(KineticsView):
             rng = np.random.default_rng([self.seed, epoch, asked, attempt])
             index = asked if attempt == 0 else int(rng.integers(len(self)))
             try:
-                return self.item(index, self.read(index, rng), failures)
+                (clip,) = self.read(index, rng)
             except DecodeError as error:
                 failures.append((index, error.reason))
+            else:
+                return self.augmented(index, clip, rng, failures)
         listed = "\n  ".join(f"{self.videos[i][0]}: {reason}" for i, reason in failures[:10])
         raise ValueError(f"{MAX_SUBSTITUTES} videos in a row cannot be read, first\n  {listed}")
+
+    def augmented(self, index: int, clip: Tensor, rng: np.random.Generator, failures: Sequence[Failure]) -> Item:
+        """The copies of one clip, (3, T, H, W), or the clip and what is to be made of it."""
+        transform = self.kinetics._transform
+        if self.on_device:
+            plans = [transform.draw((clip.shape[-2], clip.shape[-1]), rng) for _ in range(self.repeats)]
+            item = self.item(index, [clip], failures, count=self.repeats)
+            item["drawn"] = [plans]
+        else:
+            item = self.item(index, self.views([clip] * self.repeats, rng), failures)
+        if self.erasing is not None:
+            side = transform.crop_size
+            item["erasures"] = [self.erasing.draw((side, side), rng) for _ in range(self.repeats)]
+        return item
 
 
 class TestViews(KineticsView):
@@ -172,8 +213,9 @@ class TestViews(KineticsView):
     __test__ = False  # not a pytest class
 
     def __getitem__(self, index: int) -> Item:
+        rng = np.random.default_rng(0)  # tests draw nothing
         try:
-            return self.item(index, self.read(index, np.random.default_rng(0)), [])
+            return self.item(index, self.views(self.read(index, rng), rng), [])
         except DecodeError as error:
             return self.item(index, torch.empty(0, dtype=torch.uint8), [(index, error.reason)])
 
@@ -181,8 +223,11 @@ class TestViews(KineticsView):
 def collate(items: Sequence[Item]) -> Batch:
     """Lays the views of all readable videos end to end and joins their failures."""
     readable = [item for item in items if len(item["video"])] or items[:1]
+    videos = [item["video"] for item in readable]
     return {
-        "video": torch.cat([item["video"] for item in readable]),
+        "video": list(chain.from_iterable(videos)) if readable[0]["drawn"] else torch.cat(cast(list[Tensor], videos)),
+        "drawn": [plans for item in readable for plans in item["drawn"]],
+        "erasures": [erasure for item in readable for erasure in item["erasures"]],
         "label": torch.cat([item["label"] for item in readable]),
         "video_index": torch.cat([item["video_index"] for item in readable]),
         "view_index": torch.cat([item["view_index"] for item in readable]),

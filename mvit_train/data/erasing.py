@@ -21,6 +21,11 @@ class Erasure:
     width: int
     seed: int
 
+    def apply(self, video: Tensor) -> None:
+        """Erases from float (3, T, S, S), in place, on any device: the noise comes from the CPU, the same for all."""
+        box = video[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        box.copy_(torch.randn(box.shape, generator=torch.Generator().manual_seed(self.seed)))
+
 
 class RandomErasing:
     """Replaces a random box of a normalised clip by normal noise, fresh for every frame, channel and pixel.
@@ -51,12 +56,3 @@ class RandomErasing:
                 top, left = rng.integers(frame_height - height + 1), rng.integers(frame_width - width + 1)
                 return Erasure(int(top), int(left), height, width, seed=int(rng.integers(2**63)))
         return None
-
-    def apply(self, video: Tensor, erasure: Erasure | None) -> Tensor:
-        """Erases from float (3, T, S, S), in place, on any device: the noise comes from the CPU, the same for all."""
-        if erasure is None:
-            return video
-        box = video[..., erasure.top : erasure.top + erasure.height, erasure.left : erasure.left + erasure.width]
-        generator = torch.Generator().manual_seed(erasure.seed)
-        box.copy_(torch.randn(box.shape, generator=generator))
-        return video

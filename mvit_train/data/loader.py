@@ -218,9 +218,13 @@ class ResilientLoader(DataLoader):
         return self._pinned(result)
 
     def _pinned(self, batch: Any) -> Any:
-        if self.pin_memory:
-            return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        return batch
+        if not self.pin_memory:
+            return batch
+        if isinstance(batch, torch.Tensor):
+            return batch.pin_memory()
+        if isinstance(batch, dict):
+            return {key: self._pinned(value) for key, value in batch.items()}
+        return [self._pinned(value) for value in batch] if isinstance(batch, list) else batch
 
 
 class _Raised:

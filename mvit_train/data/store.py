@@ -37,16 +37,17 @@ class Store:
 
 
 STORES: dict[StoreName, Store] = {
-    # A key frame every 16 frames, and between them three frames in a row that no other needs.
+    # A key frame every 32 frames, and between them three frames in a row that no other needs. Key frames cost bytes: at
+    # one in 16 files are a tenth larger for a twentieth of the time.
     "b3fast": Store(
         codec="libx264",
         pix_fmt="yuv420p",
-        quality=23,
+        quality=24,
         quality_range=(0, 51),
         quality_options=("crf",),
         options={
-            "g": "16",
-            "keyint_min": "16",
+            "g": "32",
+            "keyint_min": "32",
             "sc_threshold": "0",
             "bf": "3",
             "b_strategy": "0",

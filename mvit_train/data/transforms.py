@@ -24,6 +24,8 @@ SHORT_SIDE_PER_CROP = 256 / 224
 class ClipTransform:
     """Something random for a whole clip, in two steps: `draw` in a worker, `apply` there or on the training device."""
 
+    crop_size: int
+
     def draw(self, size: Size, rng: np.random.Generator) -> Any:
         """Plain numbers for a clip whose frames have this size."""
         raise NotImplementedError

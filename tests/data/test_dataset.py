@@ -9,9 +9,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from mvit_train.data.clip_augment import ClipAugment
 from mvit_train.data.dataset import TestViews, TrainClips, collate
 from mvit_train.data.decode import open_video
+from mvit_train.data.erasing import RandomErasing
 from mvit_train.data.manifest import Manifest, read_splits
+from mvit_train.data.rand_augment import RandAugment
 from mvit_train.data.sampler import EpochShuffle, Shard
 from mvit_train.data.transforms import RandomResizedCrop, TestCrops
 from mvit_train.data.views import DenseClips, RandomClip, Segments, UniformClips
@@ -285,3 +288,50 @@ def test_an_image_is_a_video_of_one_frame_upright_and_rgb(tmp_path):
     assert reasons[1].startswith("not an image, or damaged: cannot identify")
     assert reasons[2] == "no such file"
     assert plain(split, Segments(4, None), num_frames=4, kind=TrainClips)[0, 0]["video"].shape == (1, 3, 4, 6, 4)
+
+
+def augmenting(folder, *, on_device, repeats=2):
+    return TrainClips(
+        manifest(folder),
+        clip_sampler=RandomClip(CLIP),
+        num_frames=4,
+        transform=ClipAugment(
+            crop=RandomResizedCrop(crop_size=24, area=(0.3, 1.0)),
+            pixels=RandAugment("rand-m7-n4-mstd0.5-inc1"),
+            short_side=40,
+        ),
+        repeats=repeats,
+        erasing=RandomErasing(probability=0.5),
+        on_device=on_device,
+    )
+
+
+def test_augmentation_on_the_training_device_makes_the_clips_that_the_workers_make(folder):
+    here, there = augmenting(folder, on_device=False), augmenting(folder, on_device=True)
+    loaders = [
+        DataLoader(
+            dataset, batch_size=3, sampler=EpochShuffle(12, batch_size=3, seed=0), collate_fn=collate, num_workers=2
+        )
+        for dataset in (here, there)
+    ]
+    erased = 0
+    for done, left in zip(*loaders, strict=True):
+        assert [clip.shape[:2] for clip in left["video"]] == [(3, 4)] * 3
+        made = [
+            there.kinetics._transform.apply(clip, plan)
+            for clip, plans in zip(left["video"], left["drawn"], strict=True)
+            for plan in plans
+        ]
+        assert torch.equal(torch.stack(made), done["video"])
+        assert all(torch.equal(done[key], left[key]) for key in ("label", "video_index", "view_index"))
+        assert done["erasures"] == left["erasures"]
+        assert len(done["erasures"]) == 6
+        erased += sum(erasure is not None for erasure in done["erasures"])
+        assert done["drawn"] == []
+    assert 6 < erased < 18
+
+
+def test_copies_differ_in_all_that_augmentation_draws(folder):
+    item = augmenting(folder, on_device=True, repeats=4)[0, 3]
+    (plans,) = item["drawn"]
+    assert len({repr(plan.pixels) for plan in plans}) == len({repr(plan.crop) for plan in plans}) == 4
