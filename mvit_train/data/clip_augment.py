@@ -37,6 +37,7 @@ class ClipAugment(ClipTransform):
     Args:
         pixels: RandAugment or ColorJitter; the recipes never use both.
         short_side: before RandAugment, whose shifts and turns fill a share of the frame with grey.
+        pixels_after_crop: timm's order, which PySlowFast takes for images: crop and flip, then pixels.
     """
 
     def __init__(
@@ -45,16 +46,20 @@ class ClipAugment(ClipTransform):
         crop: RandomResizedCrop | JitteredCrop,
         pixels: RandAugment | ColorJitter,
         short_side: int | None = 256,
+        pixels_after_crop: bool = False,
     ) -> None:
         if short_side is not None and short_side < 1:
             raise ValueError(f"augment.short_side {short_side} must be positive, or null for frames as decoded")
         self.crop, self.pixels, self.short_side = crop, pixels, short_side
-        self.crop_size = crop.crop_size
+        self.crop_size, self.pixels_after_crop = crop.crop_size, pixels_after_crop
 
     def draw(self, size: Size, rng: np.random.Generator) -> Drawn:
         frame = size if self.short_side is None else with_short_side(size, self.short_side)
-        return Drawn(frame, self.pixels.draw(frame, rng), self.crop.draw(frame, rng))
+        seen = (self.crop_size, self.crop_size) if self.pixels_after_crop else frame
+        return Drawn(frame, self.pixels.draw(seen, rng), self.crop.draw(frame, rng))
 
     def apply(self, video: Tensor, drawn: Drawn) -> Tensor:
-        video = self.pixels.apply(scale(video, drawn.frame), drawn.pixels)
-        return self.crop.apply(video, drawn.crop)
+        video = scale(video, drawn.frame)
+        if self.pixels_after_crop:
+            return self.pixels.apply(self.crop.apply(video, drawn.crop), drawn.pixels)
+        return self.crop.apply(self.pixels.apply(video, drawn.pixels), drawn.crop)

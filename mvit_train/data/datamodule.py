@@ -14,7 +14,7 @@ from mvit_train.data.loader import ResilientLoader
 from mvit_train.data.manifest import Manifest, Split, read_splits
 from mvit_train.data.motion import MotionVideos
 from mvit_train.data.sampler import EpochShuffle, Shard
-from mvit_train.data.transforms import ClipTransform, TestCrops
+from mvit_train.data.transforms import ClipTransform, Interpolation, TestCrops
 from mvit_train.data.views import TARGET_FPS, Count, FrameSampler, Sampling, Views, clip_sampler
 from mvit_train.labels import Labels
 
@@ -45,6 +45,7 @@ class VideoDataModule(LightningDataModule):
             (Something-Something).
         target_fps: the rate at which frames are counted; null: each video's own.
         count: whether the clips of a test by windows start at whole "frames", as in SlowFast, or at exact "seconds".
+        interpolation: of the frames of a test; that of training is a matter of `transform`.
         repeats: augmented copies of each training clip, from one decoding, side by side in the batch.
         classes: for a pilot run, the classes to keep: names, or how many, the first ones.
         max_videos_per_class: for a pilot run, videos to keep of each class in either split.
@@ -68,6 +69,7 @@ class VideoDataModule(LightningDataModule):
         sampling: Sampling = "window",
         target_fps: float | None = TARGET_FPS,
         count: Count = "frames",
+        interpolation: Interpolation = "bilinear",
         repeats: int = 1,
         erasing: RandomErasing | None = None,
         augment_on: Literal["cpu", "gpu"] = "cpu",
@@ -96,6 +98,7 @@ class VideoDataModule(LightningDataModule):
         self.sampling: Sampling = sampling
         self.count: Count = count
         self.target_fps = target_fps
+        self.interpolation: Interpolation = interpolation
         self.repeats, self.classes, self.max_videos_per_class = repeats, classes, max_videos_per_class
         self.balance_classes = balance_classes
         self.num_workers, self.timeout_sec, self.seed = num_workers, timeout_sec, seed
@@ -185,7 +188,7 @@ class VideoDataModule(LightningDataModule):
             self.splits["val"],
             clip_sampler=self._clips(views.clips),
             num_frames=self.num_frames,
-            transform=TestCrops(self.crop_size, views.crops),
+            transform=TestCrops(self.crop_size, views.crops, self.interpolation),
         )
         dataset.condemned = self._condemned["val"]
         sampler = Shard(len(dataset), rank=self._rank, world_size=self._world_size)

@@ -42,7 +42,7 @@ STORES: dict[StoreName, Store] = {
     "b3fast": Store(
         codec="libx264",
         pix_fmt="yuv420p",
-        quality=24,
+        quality=25,
         quality_range=(0, 51),
         quality_options=("crf",),
         options={

@@ -7,18 +7,22 @@ numbers, drawn from the size of the frames alone, so it can be applied elsewhere
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 Sample = dict[str, Any]
 Size = tuple[int, int]  # height, width
 
-# Testing resizes the short side to 256 for a crop of 224 (MViT, arXiv 2104.11227, Sec. 4); other sizes keep the ratio.
-SHORT_SIDE_PER_CROP = 256 / 224
+Interpolation = Literal["bilinear", "bicubic"]
+
+# Testing resizes the short side to 256 for a crop of 224 (MViT, arXiv 2104.11227, Sec. 4), for others to
+# floor(crop / 0.875) (PySlowFast's imagenet.py).
+CROP_PER_SHORT_SIDE = 0.875
 
 
 class ClipTransform:
@@ -52,6 +56,8 @@ class Crop:
 class RandomCrop(ClipTransform):
     """One crop for all frames, then flipped with probability `flip`; subclasses draw the frame size and the box."""
 
+    interpolation: Interpolation = "bilinear"
+
     def __init__(self, *, crop_size: int, flip: float) -> None:
         if not 0 <= flip <= 1:
             raise ValueError(f"augment.flip {flip} is a probability, 0 to 1")
@@ -68,7 +74,7 @@ class RandomCrop(ClipTransform):
     def apply(self, video: Tensor, drawn: Crop) -> Tensor:
         top, left, height, width = drawn.box
         video = scale(video, drawn.frame)[..., top : top + height, left : left + width]
-        video = scale(video, (self.crop_size, self.crop_size))
+        video = scale(video, (self.crop_size, self.crop_size), self.interpolation)
         return (video.flip(-1) if drawn.flip else video).contiguous()
 
 
@@ -77,7 +83,7 @@ class RandomResizedCrop(RandomCrop):
 
     Box: area share uniform in `area`, aspect ratio log-uniform in `aspect`, ten tries, else the largest centred box
     of an allowed ratio; bilinear without antialiasing (PySlowFast's `random_resized_crop`, facts of its K400 recipe:
-    area 0.08 to 1, aspect 3/4 to 4/3).
+    area 0.08 to 1, aspect 3/4 to 4/3). `interpolation` bicubic: with antialiasing, as for ImageNet.
     """
 
     def __init__(
@@ -87,8 +93,10 @@ class RandomResizedCrop(RandomCrop):
         area: tuple[float, float] = (0.08, 1.0),
         aspect: tuple[float, float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
+        interpolation: Interpolation = "bilinear",
     ) -> None:
         super().__init__(crop_size=crop_size, flip=flip)
+        self.interpolation = interpolation
         if not 0 < area[0] <= area[1] <= 1:
             raise ValueError(f"augment.area {area} must rise within 0 to 1")
         if not 0 < aspect[0] <= aspect[1]:
@@ -142,19 +150,20 @@ class TestCrops:
     """The spatial crops of testing: one centre crop, or three that cover the longer side.
 
     One crop is cut from a frame whose short side is 8/7 of it (256 for 224), three from one whose short side equals it
-    (PySlowFast's protocol).
+    (PySlowFast's protocol; for ImageNet bicubic with antialiasing).
     """
 
     __test__ = False  # not a pytest class
 
-    def __init__(self, crop_size: int, num_crops: int) -> None:
+    def __init__(self, crop_size: int, num_crops: int, interpolation: Interpolation = "bilinear") -> None:
         if num_crops not in (1, 3):
             raise ValueError(f"views: {num_crops} crops; possible are 1 (centre) and 3 (along the longer side)")
         self.crop_size, self.num_crops = crop_size, num_crops
+        self.interpolation: Interpolation = interpolation
 
     def __call__(self, sample: Sample) -> Sample:
-        short_side = round(self.crop_size * SHORT_SIDE_PER_CROP) if self.num_crops == 1 else self.crop_size
-        video = resize_short_side(sample["video"], short_side)
+        short_side = math.floor(self.crop_size / CROP_PER_SHORT_SIDE) if self.num_crops == 1 else self.crop_size
+        video = resize_short_side(sample["video"], short_side, self.interpolation)
         height, width = video.shape[-2:]
         size = self.crop_size
         top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
@@ -167,9 +176,9 @@ class TestCrops:
         return {**sample, "video": torch.stack([video[..., y : y + size, x : x + size] for y, x in corners])}
 
 
-def resize_short_side(video: Tensor, short_side: int) -> Tensor:
+def resize_short_side(video: Tensor, short_side: int, interpolation: Interpolation = "bilinear") -> Tensor:
     """Scales frames (3, T, H, W) so that the shorter side has `short_side` pixels, the longer one rounded down."""
-    return scale(video, with_short_side((video.shape[-2], video.shape[-1]), short_side))
+    return scale(video, with_short_side((video.shape[-2], video.shape[-1]), short_side), interpolation)
 
 
 def with_short_side(size: Size, short_side: int) -> Size:
@@ -182,14 +191,17 @@ def with_short_side(size: Size, short_side: int) -> Size:
     return short_side, math.floor(width / height * short_side)
 
 
-def scale(video: Tensor, size: Size) -> Tensor:
-    """uint8 (3, T, H, W) to (3, T, *size), bilinear without antialiasing, the same on every device.
+def scale(video: Tensor, size: Size, interpolation: Interpolation = "bilinear") -> Tensor:
+    """uint8 (3, T, H, W) to (3, T, *size): bilinear without antialiasing, the same on every device; or bicubic with it,
+    as Pillow has it on a CPU, elsewhere up to a level apart.
 
     Decoded clips lie in memory as (T, H, W, 3). Resized in that order, frame by frame, they take a tenth of the time
     that (3, T, H, W) takes, for the same pixels.
     """
     if video.shape[-2:] == size:
         return video
+    if interpolation == "bicubic":
+        return resize(video.transpose(0, 1), list(size), InterpolationMode.BICUBIC, antialias=True).transpose(0, 1)
     if video.device.type != "cpu":  # there torchvision would work in float32 and differ by one level here and there
         return scale_in_integers(video, size)
     return resize(video.transpose(0, 1), list(size), antialias=False).transpose(0, 1)

@@ -9,7 +9,7 @@ def test_the_benchmark_measures_the_store_that_videos_are_prepared_in():
 
 
 def test_a_quality_replaces_the_stores_own():
-    assert STORES["b3fast"].encoder_options()["crf"] == "24"
+    assert STORES["b3fast"].encoder_options()["crf"] == "25"
     assert STORES["b3fast"].encoder_options(18)["crf"] == "18"
     assert [STORES["jpeg"].encoder_options(4)[name] for name in ("qmin", "qmax")] == ["4", "4"]
 

@@ -357,7 +357,7 @@ def test_what_would_be_overwritten_or_read_again_is_refused(tmp_path, place, run
     assert run("prepare", root, out) == 0
     assert run("prepare", root, out, "--crf", 20) == 1
     assert (
-        "holds files prepared as b3fast, short side 256, crf 24, not as b3fast, short side 256, crf 20"
+        "holds files prepared as b3fast, short side 256, crf 25, not as b3fast, short side 256, crf 20"
         in capsys.readouterr().err
     )
     assert run("verify", root, out) == 1
