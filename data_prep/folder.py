@@ -41,6 +41,7 @@ trainer:
   max_epochs: 40
 """
 
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = options("folder", __doc__)
     parser.add_argument(

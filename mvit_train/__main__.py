@@ -8,7 +8,9 @@ import ast
 import importlib
 import importlib.metadata
 import logging
+import re
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from typing import Any, get_args
 
 from mvit_train.config import Config, ConfigError, check, compose, conf_dir, to_yaml
 
+INDENTED: dict[str, Any] = dict(initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 TASKS: tuple[str, ...] = get_args(Config.__annotations__["task"])
 
 USAGE = """\
@@ -117,8 +120,11 @@ def usage() -> str:
     """The help text: one screen."""
     package = Path(__file__).parent
     tasks = {task: _first_sentence(package / f"{task}.py") for task in TASKS}
-    experiments = {file.stem: _first_comment(file) for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
-    return USAGE.format(tasks=_table(tasks), experiments=_table(experiments))
+    files = sorted((conf_dir() / "experiment").glob("*.yaml"))
+    published = [file for file in files if re.search("arXiv", _head(file))]
+    own = {file.stem: _first_comment(file) for file in files if file not in published}
+    names = textwrap.fill("of the papers: " + " ".join(file.stem for file in published), 100, **INDENTED)
+    return USAGE.format(tasks=_table(tasks), experiments=f"{_table(own)}\n{names}")
 
 
 def _version() -> str:
@@ -133,8 +139,13 @@ def _first_sentence(module: Path) -> str:
     return docstring.partition("\n")[0].removeprefix(f"`task={module.stem}`: ")
 
 
+def _head(file: Path) -> str:
+    """The comments of an experiment."""
+    return "\n".join(line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+
+
 def _first_comment(file: Path) -> str:
-    comments = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    comments = [line[1:].strip() for line in _head(file).splitlines()]
     return next((comment for comment in comments if not comment.startswith("@package")), "")
 
 

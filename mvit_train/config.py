@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from mvit_train.nodes import UNKNOWN, NodeChecker, call_node
+from mvit_train.nodes import UNKNOWN, ConfigError, NodeChecker, call_node
 from mvit_train.signatures import Node, did_you_mean, show
 
 MAX_DEPTH = 20  # of nodes in nodes
@@ -73,7 +73,7 @@ class Augment:
 class Config:
     """The root, field by field conf/config.yaml. A `Node` is a call; a dataclass is a group of plain values."""
 
-    task: Literal["train", "evaluate", "complexity", "benchmark", "export", "doctor"]
+    task: Literal["train", "evaluate", "complexity", "benchmark", "export", "doctor", "explain"]
     what: Literal["model", "all", "decode", "loader"]
     name: str
     run_id: str | None
@@ -104,7 +104,7 @@ class Config:
         if ckpt is not None and not ckpt.exists():
             mistakes["ckpt"] = "does not exist"
         if (weights := arguments.get("weights")) is not None and not weights.is_file():
-            mistakes["weights"] = "is no file"
+            mistakes["weights"] = "is what to start from; give weights=FILE" if weights.name[0] == "<" else "is no file"
         if (task := arguments.get("task")) in ("evaluate", "export") and {"ckpt", "weights"} <= arguments.keys():
             if ckpt is None and weights is None:
                 mistakes["ckpt"] = f"task={task} needs ckpt=FILE, or the folder of a run, or weights=FILE"
@@ -119,15 +119,6 @@ class Config:
         if not re.fullmatch(r"[1-9]\d*x[13]", arguments.get("views", "1x1")):
             mistakes["views"] = "must be clips x crops, with 1 or 3 crops, such as 5x1"
         return mistakes
-
-
-class ConfigError(ValueError):
-    """Everything that is wrong with a configuration, one line each in `mistakes`."""
-
-    def __init__(self, mistakes: Sequence[str]) -> None:
-        self.mistakes = list(mistakes)
-        count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
-        super().__init__("\n".join([f"{count} in the configuration", *(f"  {line}" for line in self.mistakes)]))
 
 
 def conf_dir() -> Path:
@@ -162,6 +153,8 @@ def compose(overrides: Sequence[str], saved: Mapping[str, Any] | None = None) ->
         cfg = _choose(OmegaConf.create(dict(saved)), choices, cfg)
     for override in values:
         _set_value(cfg, override.key_or_group, override.value())
+    if str(cfg.get("weights")).startswith("<") and cfg.get("task") != "train":
+        cfg.weights = None  # what an experiment starts from matters to its training alone
     OmegaConf.set_struct(cfg, True)
     return cfg
 
@@ -177,11 +170,12 @@ def check(cfg: DictConfig) -> None:
     references: dict[str, str] = {}
     checker = NodeChecker(INJECTED, references)
     plain = _plain(cfg, "", checker, references)
-    data = plain.get("data")
-    if plain.get("task") == "doctor" or plain.get("what") == "loader":
-        if isinstance(data, dict):  # the doctor reports on the folder with everything else, the loader takes `input`
-            data["root"] = "."
-    elif plain.get("task") in WITHOUT_DATA and "data" in plain:
+    data, task = plain.get("data"), plain.get("task")
+    if isinstance(data, dict) and (
+        task == "doctor" or plain.get("what") == "loader" or (task == "explain" and data.get("root") is None)
+    ):
+        data["root"] = "."  # the doctor reports on the folder with everything else, the loader takes `input`
+    elif task in WITHOUT_DATA and "data" in plain:
         plain["data"] = UNKNOWN
     checker.check(plain, target=Config)
     if mistakes := checker.mistakes():

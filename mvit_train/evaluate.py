@@ -142,11 +142,13 @@ def evaluate(
     weights_from: Path,
     checkpoint: Mapping[str, Any] | None,
     label_note: str | None = None,
+    linear_probe: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Scores the validation videos with the module's weights and writes predictions, metrics.json and report.html.
 
     weights_from: the file that the module's weights come from. checkpoint: its content, if it is one of ours.
     label_note: what was done to make the classes of the data and of the weights agree.
+    linear_probe: what a linear classifier on frozen features reached, see `train.compare`.
     Each video is decoded once for all its views and frame orders. Videos that cannot be read are reported as failed.
     """
     data.test_views, module.frame_orders = views, tuple(frame_orders)
@@ -169,6 +171,7 @@ def evaluate(
         },
         "label_fingerprint": data.labels.fingerprint,
         "label_note": label_note,
+        "linear_probe": linear_probe,
         "data_fingerprint": manifest.fingerprint,
         "failures": [{"video": manifest.paths[i], "reason": reason} for i, reason in module.failures],
         "substituted": [{"video": path, "reason": reason} for path, reason in module.unreadable.items()],
@@ -205,6 +208,11 @@ def print_summary(metrics: dict[str, Any], run_dir: Path) -> None:
         lines.append(
             f"  {order:8} top-1 {result['top1']:5.1f} %   top-5 {result['top5']:5.1f} %   "
             f"mean class {result['mean_class_accuracy']:5.1f} %"
+        )
+    if probe := metrics["linear_probe"]:
+        lines.append(
+            f"  one centre view: fine-tuned top-1 {probe['fine_tuned_top1']:.1f} %, linear probe {probe['top1']:.1f} % "
+            f"(frozen features of the start, {probe['train_videos']} training videos)"
         )
     if "time" in metrics:
         lines.append(f"  {time_sentence(metrics['time'])}")

@@ -39,6 +39,10 @@ class VideoClassifier(LightningModule):
         max_nonfinite: training stops after so many steps in a row whose gradients are not finite; each is left out.
         ema_decay: what the moving average of the weights keeps of itself at each step, such as 0.9999; validation,
             `best.ckpt` and the final evaluation then take the average. null: no average.
+        patience: training ends after so many validations in a row without a new best one. null: it never does.
+        frozen_stages: stages that are not trained, counted from the input, with the embeddings before them.
+        linear_probe: how many training videos, at most, a linear classifier is fitted to, on frozen features of the
+            weights that training started from, to compare with. null: no comparison.
         ensemble: what becomes of the scores of a video's views; "max" is Charades' (MViT, arXiv 2104.11227, Sec. D.3).
     """
 
@@ -56,6 +60,9 @@ class VideoClassifier(LightningModule):
         seed: int,
         max_nonfinite: int = 5,
         ema_decay: float | None = None,
+        patience: int | None = None,
+        frozen_stages: int = 0,
+        linear_probe: int | None = None,
         ensemble: Ensemble = "mean",
         config: dict | None = None,
     ) -> None:
@@ -69,7 +76,10 @@ class VideoClassifier(LightningModule):
         self.max_unreadable, self.seed = max_unreadable, seed
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise ValueError(f"module.ema_decay is {ema_decay:g}, it must be more than 0 and less than 1")
-        self.max_nonfinite, self.ema_decay = max_nonfinite, ema_decay
+        self.max_nonfinite, self.ema_decay, self.patience = max_nonfinite, ema_decay, patience
+        if linear_probe is not None and linear_probe < 1:
+            raise ValueError(f"module.linear_probe is {linear_probe}, it must be at least 1, or null for none")
+        self.frozen_stages, self.linear_probe = frozen_stages, linear_probe
         self.ensemble: Ensemble = ensemble
         self.config = config
         self.frame_orders: tuple[FrameOrder, ...] = ("forward",)

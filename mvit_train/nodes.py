@@ -6,7 +6,7 @@ Nodes are plain dicts and lists here; `config` makes them from YAML.
 import dataclasses
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from mvit_train.signatures import FitError, Product, Signature, did_you_mean, fit, read_signature, show
@@ -15,6 +15,15 @@ from mvit_train.signatures import FitError, Product, Signature, did_you_mean, fi
 ALLOWED_TARGETS = ("mvit_train.", "lightning.pytorch.Trainer", "lightning.pytorch.callbacks.")
 
 UNKNOWN = Product(Any)  # in the place of a value that cannot be known: it fits everything
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration, one line each in `mistakes`."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        self.mistakes = list(mistakes)
+        count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
+        super().__init__("\n".join([f"{count} in the configuration", *(f"  {line}" for line in self.mistakes)]))
 
 
 def locate(target: Any) -> Callable:

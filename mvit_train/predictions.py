@@ -15,7 +15,7 @@ from mvit_train.metrics import confusion, predict
 
 INFO_COPIED = (
     *("experiment", "split", "views", "ensemble", "checkpoint", "label_fingerprint", "label_note", "data_fingerprint"),
-    *("created", "substituted"),
+    *("created", "substituted", "linear_probe"),
 )
 INFO_KEYS = (*INFO_COPIED, "data_root", "failures", "config")
 ARRAY_TYPES = {"video_ids": np.str_, "class_names": np.str_, "frame_orders": np.str_}
@@ -40,7 +40,8 @@ class Predictions:
             "checkpoint": {"path", "fingerprint", "epoch", "global_step"; the last two None for weights of elsewhere},
             "label_fingerprint", "label_note": what was done to make classes agree, or None, "data_fingerprint",
             "failures" and "substituted" (training videos that could not be read, replaced by others):
-            [{"video", "reason"}], "config": the resolved config as a nested dict, "created"}.
+            [{"video", "reason"}], "linear_probe": of `train.compare`, or None,
+            "config": the resolved config as a nested dict, "created"}.
     """
 
     video_ids: Sequence[str]
@@ -102,7 +103,8 @@ def load_predictions(path: Path) -> Predictions:
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in ARRAY_TYPES}
         lists = {name: array.tolist() if ARRAY_TYPES[name] is np.str_ else array for name, array in arrays.items()}
-        info = {"ensemble": "mean", "label_note": None} | json.loads(str(file["info"]))  # version 0.1 had neither
+        info = {"ensemble": "mean", "label_note": None, "linear_probe": None}  # version 0.1 had none of them
+        info |= json.loads(str(file["info"]))
         return Predictions(**lists, labels=file["labels"], info=info)
 
 

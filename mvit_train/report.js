@@ -22,7 +22,7 @@ function table(head, body, figures = null) {
 const onlyForward = orders.length === 1 && headline === "forward";
 
 function fillHeadline() {
-  const { videos, checkpoint } = metrics, best = metrics.orders[headline];
+  const { videos, checkpoint, linear_probe: probe } = metrics, best = metrics.orders[headline];
   const [clips, crops] = String(metrics.views).split("x");
   const views = crops ? `${clips} ${clips === "1" ? "clip" : "clips"} × ${crops} ${crops === "1" ? "crop" : "crops"} per video` : metrics.views;
   const created = String(metrics.created).replace("T", " ").replace("+00:00", " UTC");
@@ -40,7 +40,9 @@ function fillHeadline() {
     Views: `${metrics.views}: ${views}`, ...(onlyForward ? {} : { "Frame order of the headline": headline }), Checkpoint: checkpoint.path,
     Step: checkpoint.epoch === null ? step : `${step} (epoch ${checkpoint.epoch})`, "Checkpoint fingerprint": checkpoint.fingerprint,
     "Label fingerprint": metrics.label_fingerprint, ...(metrics.known_labels ? { "Class list": metrics.known_labels } : {}),
-    ...(metrics.label_note ? { "Classes": metrics.label_note } : {}), "Data fingerprint": metrics.data_fingerprint, Created: created,
+    ...(metrics.label_note ? { "Classes": metrics.label_note } : {}),
+    ...(probe ? { "Linear probe": `top-1 ${probe.top1.toFixed(1)} % on frozen features of the start, fine-tuned ${probe.fine_tuned_top1.toFixed(1)} %; one centre view` } : {}),
+    "Data fingerprint": metrics.data_fingerprint, Created: created,
   };
   for (const [name, fact] of Object.entries(facts)) byId("provenance").append(element("dt", {}, name), element("dd", {}, String(fact)));
   byId("config").textContent = JSON.stringify(data.config, null, 2);

@@ -1,5 +1,6 @@
 """`task=train`: fits a model and evaluates its best checkpoint in every frame order."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint, run_folde
 from mvit_train.class_list import follow
 from mvit_train.config import build, to_dict, to_yaml
 from mvit_train.data.datamodule import VideoDataModule
+from mvit_train.data.flip import stop_flipping
 from mvit_train.data.views import Views
+from mvit_train.early_stop import EarlyStop
 from mvit_train.evaluate import build_module, build_trainer, evaluate, print_summary
 from mvit_train.guard import NonFiniteGuard
+from mvit_train.linear_probe import linear_probe
 from mvit_train.metrics import headline
 from mvit_train.models import load_pretrained
+from mvit_train.models.freeze import freeze_stages
 from mvit_train.module import VideoClassifier
 from mvit_train.temporal import frame_orders
 
@@ -28,6 +33,10 @@ def run(cfg) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)  # only now: a refused resumption leaves the run as it was
     (run_dir / "config.yaml").write_text(to_yaml(cfg))
     module = build_module(cfg, data)
+    if module.frozen_stages and not cfg.weights and resume_from is None:
+        raise ValueError(f"module.frozen_stages={module.frozen_stages} would freeze random stages: give weights=FILE")
+    freeze_stages(module.model, module.frozen_stages)
+    flip_note = None if data.flip_left_right else stop_flipping(data.transform, data.labels.names)
     config = to_dict(cfg) | {"class_names": list(data.labels.names)}
     trainer = build_trainer(
         cfg,
@@ -35,14 +44,15 @@ def run(cfg) -> None:
         logger=build(cfg.logger).loggers(run_dir, cfg.name, config),
         callbacks=[best_checkpoint(run_dir, f"val/{headline(multi_label=data.multi_label)}"), *watchers(module)],
     )
-    if label_note and trainer.is_global_zero:
-        print(label_note)
+    if trainer.is_global_zero:
+        print(*filter(None, (label_note, flip_note)), sep="\n", end="\n" if label_note or flip_note else "")
     if cfg.weights:
         start_from(Path(cfg.weights), module, trainer, resume_from=resume_from)
     train(module, data, trainer, resume_from=resume_from)
     best = resolve_checkpoint(run_dir)
     checkpoint = read_checkpoint(best)
     module.load_state_dict(checkpoint["state_dict"])
+    probe = None if module.linear_probe is None else compare(cfg, module.linear_probe, data, trainer, checkpoint)
     metrics = evaluate(
         module,
         data,
@@ -53,6 +63,7 @@ def run(cfg) -> None:
         weights_from=best,
         checkpoint=checkpoint,
         label_note=label_note,
+        linear_probe=probe,
     )
     if trainer.is_global_zero:
         print_summary(metrics, run_dir)
@@ -63,10 +74,13 @@ def train(module: VideoClassifier, data: VideoDataModule, trainer: Trainer, *, r
     splits = data.splits
     if trainer.is_global_zero:
         parameters = sum(p.numel() for p in module.model.parameters())
+        frozen = sum(p.numel() for p in module.model.parameters() if not p.requires_grad)
         known = f" ({found})" if (found := data.labels.known()) else ""
         clips = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         print(
-            f"{trainer.default_root_dir}: {parameters / 1e6:.2f} M parameters, {len(splits['train'])} training and "
+            f"{trainer.default_root_dir}: {parameters / 1e6:.2f} M parameters"
+            + (f", {frozen / 1e6:.2f} M of them frozen, " if frozen else ", ")
+            + f"{len(splits['train'])} training and "
             f"{len(splits['val'])} validation videos of {len(data.labels)} classes{known}; "
             f"{clips} clips per step, peak learning rate {module.optim.scaled_lr(clips):.3g}"
             + (f"; resuming from {resume_from}" if resume_from else "")
@@ -87,11 +101,29 @@ def start_from(weights: Path, module: VideoClassifier, trainer: Trainer, *, resu
         print(text)
 
 
+def compare(
+    cfg, max_videos: int, data: VideoDataModule, trainer: Trainer, best: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """What `linear_probe` finds in the weights that training started from, and "fine_tuned_top1", the score that made
+    `best` the best checkpoint, of the same views. None, with the reason printed, where there is nothing to compare."""
+    if data.multi_label or not cfg.weights:
+        why = "videos may have several labels" if data.multi_label else "training started from no weights"
+        if trainer.is_global_zero:
+            print(f"linear probe: not done, {why}")
+        return None
+    start = build_module(cfg, data)
+    load_pretrained(start.model, Path(cfg.weights), class_names=start.labels.names)
+    score = next(state["best_model_score"] for key, state in best["callbacks"].items() if "ModelCheckpoint" in key)
+    return linear_probe(start, data, trainer, max_videos=max_videos) | {"fine_tuned_top1": float(score)}
+
+
 def watchers(module: VideoClassifier) -> list[Callback]:
-    """What looks after the steps: the guard against those that are not finite, the average of the weights, and the last
-    checkpoint, which comes after the average because it holds it."""
+    """What looks after the steps: the guard against those that are not finite, the average of the weights, the end of a
+    training that no longer helps, and the last checkpoint, which comes after them because it holds their state."""
     average = [] if module.ema_decay is None else [EMAWeightAveraging(use_buffers=False, decay=module.ema_decay)]
-    return [NonFiniteGuard(module.max_nonfinite), *average, LastCheckpoint()]
+    monitor = f"val/{headline(multi_label=module.multi_label)}"
+    end = [] if module.patience is None else [EarlyStop(monitor, module.patience)]
+    return [NonFiniteGuard(module.max_nonfinite), *average, *end, LastCheckpoint()]
 
 
 class LastCheckpoint(Callback):
@@ -128,6 +160,7 @@ def best_checkpoint(run_dir: Path, monitor: str) -> ModelCheckpoint:
         monitor=monitor,
         mode="max",
         enable_version_counter=False,
+        save_on_train_epoch_end=False,  # but after the validation, before `last.ckpt`, which so knows the best score
     )
 
 

@@ -19,6 +19,8 @@ ALLOWED = {
     "models": {"labels", "models", "ops"},
     "data": {"data", "labels"},
     "optim": set(),
+    "early_stop": set(),
+    "linear_probe": {"data", "metrics", "module"},
     "average_precision": set(),
     "metrics": {"average_precision"},
     "temporal": set(),
@@ -46,11 +48,20 @@ ALLOWED = {
     "doctor": {
         *("config", "data", "data_findings", "findings", "forecast", "models", "optim", "sample", "surroundings")
     },
+    "recipes": set(),
+    "released": {"recipes"},
+    "differences": {"data", "models", "optim", "recipes"},
+    "training_plan": {"config", "data", "differences", "models", "optim", "recipes", "surroundings"},
+    "explain": {
+        *("complexity", "config", "data", "differences", "findings", "models", "optim", "recipes", "released"),
+        "training_plan",
+    },
 }
 ONLY_IN = {
     "hydra": {"config"},
     "omegaconf": {"config"},
-    "lightning": {"__main__", "data.datamodule", "guard", "module", "checkpoint", "tracking", "train", "evaluate"},
+    "lightning": {"__main__", "data.datamodule", "early_stop", "guard", "linear_probe", "module", "checkpoint"}
+    | {"tracking", "train", "evaluate"},
     "wandb": set(),
     "pytorchvideo": {
         "data.datamodule",

@@ -301,7 +301,9 @@ EXPERIMENTS = sorted(file.stem for file in (ROOT / "conf" / "experiment").glob("
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("task", ["train", "evaluate"])
 def test_every_experiment_passes_the_check(experiment, task, tmp_path):
-    cfg = compose([f"experiment={experiment}", f"task={task}", f"ckpt={tmp_path}", f"data.root={tmp_path}"])
+    (tmp_path / "weights.pth").touch()
+    given = f"weights={tmp_path}/weights.pth" if task == "train" else f"ckpt={tmp_path}"
+    cfg = compose([f"experiment={experiment}", f"task={task}", given, f"data.root={tmp_path}"])
     check(cfg)
     assert cfg.name == experiment
 

@@ -264,3 +264,11 @@ def test_the_recipe_of_kinetics_gives_the_same_weights_wherever_it_is_augmented(
         assert run(folder, tmp_path, f"run_id={place}", f"augment.device={place}", *recipe) == 0
     expected, found = (weights(tmp_path / f"motion/{place}/checkpoints/last.ckpt") for place in ("cpu", "gpu"))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_the_last_checkpoint_knows_the_best_score_so_that_a_resumed_run_keeps_the_best(folder, tmp_path):
+    assert run(folder, tmp_path, "run_id=a", "trainer.max_epochs=3") == 0
+    checkpoints = tmp_path / "motion/a/checkpoints"
+    (state,) = (v for k, v in read_checkpoint(checkpoints / "last.ckpt")["callbacks"].items() if "ModelCheckpoint" in k)
+    rows = csv.DictReader((tmp_path / "motion/a/metrics.csv").open())
+    assert float(state["best_model_score"]) == max(float(row["val/top1"]) for row in rows if row["val/top1"])

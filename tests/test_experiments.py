@@ -5,12 +5,13 @@ import re
 import pytest
 import torch
 
-from mvit_train.config import build, check, compose, conf_dir
+from mvit_train.config import ConfigError, build, check, compose, conf_dir
+from mvit_train.models import load_pretrained
 
 FILES = sorted((conf_dir() / "experiment").glob("*.yaml"))
 CLASSES = {"k400": 400, "k600": 600, "k700": 700, "ssv2": 174, "charades": 157, "in1k": 1000, "motion": 10}
 
-# parameters in M (with the classes of the data set), clips of the paper's step, its peak learning rate, epochs, warm-up,
+# parameters in M (with the data set's classes), clips of the paper's step, its peak learning rate, epochs, warm-up,
 # weight decay, drop path, repeats, flip, label smoothing, mixup and cutmix, clip of the gradient, views
 SCRATCH = (512, 1.6e-3, 200, 30, 0.05)
 KINETICS = dict(repeats=2, flip=0.5, smoothing=0.1, mix=(0.8, 1.0), grad_clip=1.0, optimizer="AdamW")
@@ -47,6 +48,8 @@ TABLE = {
     "in1k_mvit_v2_l": (218.0, 2048, 2e-3, 300, 70, 0.1, 0.5, "1x1", IMAGES),
 }
 
+OF_OUR_OWN = ("motion", "small", "finetune")  # no rows of a paper
+
 
 @pytest.fixture
 def composed(tmp_path):
@@ -55,7 +58,7 @@ def composed(tmp_path):
 
     def compose_one(name: str, *overrides: str):
         text = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
-        weights = [f"weights={tmp_path}/weights.pth"] if "weights: ???" in text else []
+        weights = [f"weights={tmp_path}/weights.pth"] if "weights: <" in text else []
         cfg = compose([f"experiment={name}", f"data.root={tmp_path}", *weights, *overrides])
         check(cfg)
         return cfg
@@ -64,7 +67,7 @@ def composed(tmp_path):
 
 
 def test_every_file_is_in_the_table():
-    assert {file.stem for file in FILES} == {*TABLE, "motion"}
+    assert {file.stem for file in FILES} == {*TABLE, *OF_OUR_OWN}
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -109,6 +112,24 @@ def test_a_header_says_what_where_and_what_to_expect(file, composed):
     composed(file.stem)
 
 
+def test_small_takes_the_weights_of_motion_as_they_are(composed, tmp_path):
+    file = tmp_path / "motion.pth"
+    torch.save(build(composed("motion").model, num_classes=10).state_dict(), file)
+    report = load_pretrained(build(composed("small").model, num_classes=3), file)
+    assert (report.resized, report.left_at_init) == ({}, ("head.projection.weight", "head.projection.bias"))
+    assert composed("small").data.sampling == "segment"
+
+
+def test_fine_tuning_takes_the_head_s_full_rate_only_there(composed):
+    cfg = composed("finetune")
+    with torch.device("meta"):
+        model = build(cfg.model, num_classes=5)
+    optimizer, _ = build(cfg.optim).build(model, clips_per_step=8, steps_per_epoch=1, max_epochs=30)
+    rates = {group["initial_lr"] for group in optimizer.param_groups}
+    assert (max(rates), min(rates)) == (pytest.approx(2e-4), pytest.approx(2e-4 * 0.75**17))
+    assert (cfg.module.patience, cfg.module.linear_probe) == (8, 5000)
+
+
 def test_motion_is_the_default(composed):
     assert compose([]) == compose(["experiment=motion"])
 
@@ -125,3 +146,10 @@ def test_every_ablation_in_the_readme_builds(composed, overrides):
 
 def test_the_readme_lists_ablations():
     assert len(ABLATIONS) >= 20
+
+
+@pytest.mark.parametrize("name", ["ssv2_mvit_b", "finetune"])
+def test_what_must_start_from_weights_says_so(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"weights = <.*>: is what to start from; give weights=FILE"):
+        check(compose([f"experiment={name}", f"data.root={tmp_path}"]))
+    check(compose([f"experiment={name}", "task=complexity"]))

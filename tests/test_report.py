@@ -81,6 +81,7 @@ def make_run(
         "checkpoint": {"path": "runs/motion/best.ckpt", "fingerprint": "c0ffee12", "epoch": 19, "global_step": 1200},
         "label_fingerprint": "ab12cd34",
         "label_note": None,
+        "linear_probe": None,
         "data_fingerprint": "98fe76dc",
         "failures": [{"video": names[row], "reason": "truncated <moov>"} for row in failed[:1]],
         "substituted": [{"video": "train/b.mp4", "reason": "zero bytes <long>"}],
@@ -136,7 +137,7 @@ def tiny_predictions(**changed) -> dict:
     forward = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], dtype=np.float32)
     info = dict.fromkeys(("experiment", "split", "views", "data_root", "created"), "x")
     info |= {"checkpoint": {}, "label_fingerprint": "l", "data_fingerprint": "d", "failures": []}
-    info |= {"substituted": [], "config": {}, "ensemble": "mean", "label_note": None}
+    info |= {"substituted": [], "config": {}, "ensemble": "mean", "label_note": None, "linear_probe": None}
     fields = {
         "video_ids": ["a.mp4", "b.mp4", "ü/c.mp4"],
         "labels": np.array([0, 1, 1]),
@@ -308,7 +309,7 @@ def test_a_file_of_version_0_1_is_still_read(tmp_path):
     with np.load(tmp_path / "predictions.npz") as file:
         arrays = dict(file)
     info = json.loads(str(arrays["info"]))
-    del info["ensemble"], info["label_note"]
+    del info["ensemble"], info["label_note"], info["linear_probe"]
     np.savez(tmp_path / "predictions.npz", **arrays | {"info": np.array(json.dumps(info))})
     assert load_predictions(tmp_path / "predictions.npz").info["ensemble"] == "mean"
 

@@ -1,9 +1,11 @@
 """Videos to batches: finds the splits, builds the loaders, gives every rank its share."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from lightning import LightningDataModule
 from pytorchvideo.data.clip_sampling import ClipSampler
 from torch.utils.data import DataLoader
@@ -50,6 +52,7 @@ class VideoDataModule(LightningDataModule):
         classes: for a pilot run, the classes to keep: names, or how many, the first ones.
         max_videos_per_class: for a pilot run, videos to keep of each class in either split.
         balance_classes: training sees equally many videos of each class, an epoch being as long as without.
+        flip_left_right: flips also where class names tell left from right; otherwise training does not.
         num_workers: decoding processes.
         timeout_sec: a process that reads one video for longer is killed, and the video taken for unreadable.
         seed: decides the order, the windows and the crops.
@@ -76,6 +79,7 @@ class VideoDataModule(LightningDataModule):
         classes: list[str] | int | None = None,
         max_videos_per_class: int | None = None,
         balance_classes: bool = False,
+        flip_left_right: bool = False,
         num_workers: int = 2,
         timeout_sec: float = 120.0,
         seed: int = 0,
@@ -100,7 +104,7 @@ class VideoDataModule(LightningDataModule):
         self.target_fps = target_fps
         self.interpolation: Interpolation = interpolation
         self.repeats, self.classes, self.max_videos_per_class = repeats, classes, max_videos_per_class
-        self.balance_classes = balance_classes
+        self.balance_classes, self.flip_left_right = balance_classes, flip_left_right
         self.num_workers, self.timeout_sec, self.seed = num_workers, timeout_sec, seed
         self.test_views = Views(1, 1)
         self._splits: dict[Split, Manifest] | None = None
@@ -183,15 +187,24 @@ class VideoDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._test_loader(self.test_views)
 
-    def _test_loader(self, views: Views) -> DataLoader:
+    def centre_loader(self, split: Split, max_videos: int | None = None) -> DataLoader:
+        """This rank's share of one central view of the videos of a split, or of some drawn by `seed`."""
+        videos = range(len(self.splits[split]))
+        if max_videos is not None and max_videos < len(videos):
+            chosen = np.random.default_rng(self.seed).permutation(len(videos))[:max_videos]
+            videos = sorted(chosen.tolist())
+        return self._test_loader(Views(1, 1), split, videos)
+
+    def _test_loader(self, views: Views, split: Split = "val", videos: Sequence[int] | None = None) -> DataLoader:
         dataset = TestViews(
-            self.splits["val"],
+            self.splits[split],
             clip_sampler=self._clips(views.clips),
             num_frames=self.num_frames,
             transform=TestCrops(self.crop_size, views.crops, self.interpolation),
         )
-        dataset.condemned = self._condemned["val"]
-        sampler = Shard(len(dataset), rank=self._rank, world_size=self._world_size)
+        dataset.condemned = self._condemned[split]
+        videos = range(len(dataset)) if videos is None else videos
+        sampler = Shard(videos, rank=self._rank, world_size=self._world_size)
         return self._loader(dataset, sampler, max(self.eval_batch_size // (views.clips * views.crops), 1))
 
     def _clips(self, num_clips: int | None) -> ClipSampler | FrameSampler:

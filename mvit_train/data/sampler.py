@@ -1,6 +1,6 @@
 """Which video comes at which step, as a pure function of (seed, epoch, rank)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -66,10 +66,10 @@ def balanced(classes: np.ndarray, epoch: int, rng: np.random.Generator) -> np.nd
 
 
 class Shard(Sampler[int]):
-    """Every world_size-th video from `rank` on: no padding, so that no video is evaluated twice."""
+    """Every world_size-th video from `rank` on, of so many or of those listed: no padding, none comes twice."""
 
-    def __init__(self, num_videos: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, num_videos, world_size)
+    def __init__(self, videos: int | Sequence[int], *, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = (range(videos) if isinstance(videos, int) else videos)[rank::world_size]
 
     def __len__(self) -> int:
         return len(self.indices)

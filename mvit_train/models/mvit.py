@@ -103,6 +103,7 @@ class MViT(nn.Module):
         _check(embed_dim, num_heads, blocks_per_stage, q_strides, patch_kernel, num_frames, dim_mul, head_mul)
         self.input_size = (num_frames, crop_size, crop_size)[-len(patch_kernel) :]
         self.mean_pooling, self.activation_checkpointing = mean_pooling, activation_checkpointing
+        self.blocks_per_stage = blocks_per_stage
         self.patch_embed = PatchEmbed(embed_dim, patch_kernel, patch_stride)
         thw = self.thw = self.patch_embed.grid(self.input_size)
         if min(thw) < 1:
