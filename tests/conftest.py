@@ -1,6 +1,6 @@
 """Videos drawn on the fly, every frame carrying its own index as black and white blocks that survive lossy coding."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 
 ROWS, COLUMNS, BLOCK = 3, 4, 16  # 12 bits, least significant first, in 64 x 48 pixels
 SHARED_VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
@@ -74,6 +75,18 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return drawn[key]
 
     return make
+
+
+@pytest.fixture
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For tests that train: no run id or W&B mode of elsewhere, and one thread, since models this small lose by two."""
+    monkeypatch.setenv("MVIT_TRAIN_RUN_ID", "")
+    monkeypatch.delenv("MVIT_TRAIN_RUN_ID")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

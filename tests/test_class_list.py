@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mvit_train.__main__ import main
-from mvit_train.checkpoint import RUN_ID_VARIABLE, read_checkpoint
+from mvit_train.checkpoint import read_checkpoint
 from mvit_train.models.weight_files import KINETICS_400
 
 TINY = [
@@ -21,14 +21,7 @@ TINY = [
 CLASSES = ["low", "mid", "high"]
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
-    monkeypatch.setenv(RUN_ID_VARIABLE, "")
-    monkeypatch.delenv(RUN_ID_VARIABLE)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 @pytest.fixture

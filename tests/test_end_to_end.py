@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mvit_train.__main__ import main
-from mvit_train.checkpoint import RUN_ID_VARIABLE, read_checkpoint
+from mvit_train.checkpoint import read_checkpoint
 
 TINY = [
     *("model.embed_dim=16", "model.blocks_per_stage=[1,1]"),
@@ -24,15 +24,7 @@ TINY = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
-    monkeypatch.setenv(RUN_ID_VARIABLE, "")
-    monkeypatch.delenv(RUN_ID_VARIABLE)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # models this small only lose by sharing cores
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 @pytest.fixture(scope="session")
@@ -272,3 +264,14 @@ def test_the_last_checkpoint_knows_the_best_score_so_that_a_resumed_run_keeps_th
     (state,) = (v for k, v in read_checkpoint(checkpoints / "last.ckpt")["callbacks"].items() if "ModelCheckpoint" in k)
     rows = csv.DictReader((tmp_path / "motion/a/metrics.csv").open())
     assert float(state["best_model_score"]) == max(float(row["val/top1"]) for row in rows if row["val/top1"])
+
+
+def test_accumulated_gradients_give_the_update_of_the_large_batch(folder, tmp_path):
+    exact = ("model.drop_path_rate=0", "model.dropout=0", "augment.mixup.mixup_alpha=0", "trainer.gradient_clip_val=1")
+    exact += ("optim._target_=mvit_train.optim.SGDCosine", "optim.lr=0.1", "trainer.max_epochs=2")
+    assert run(folder, tmp_path, "run_id=large", *exact, "data.batch_size=8") == 0
+    assert run(folder, tmp_path, "run_id=parts", *exact, "data.batch_size=4", "trainer.accumulate_grad_batches=2") == 0
+    large, parts = (read_checkpoint(tmp_path / f"motion/{name}/checkpoints/last.ckpt") for name in ("large", "parts"))
+    assert large["global_step"] == parts["global_step"] == 4
+    for name, tensor in large["state_dict"].items():
+        torch.testing.assert_close(parts["state_dict"][name], tensor, rtol=1e-5, atol=1e-6)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mvit_train.__main__ import main
-from mvit_train.checkpoint import RUN_ID_VARIABLE, read_checkpoint
+from mvit_train.checkpoint import read_checkpoint
 from mvit_train.models import mvit_b
 from mvit_train.models.freeze import freeze_stages
 from mvit_train.optim import parameter_groups
@@ -28,14 +28,7 @@ TINY = [
 FROZEN = ("patch_embed.", "pos_embed", "cls_token", "blocks.0.")
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
-    monkeypatch.setenv(RUN_ID_VARIABLE, "")
-    monkeypatch.delenv(RUN_ID_VARIABLE)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mvit_train.__main__ import main
 from mvit_train.average_precision import average_precisions
-from mvit_train.checkpoint import RUN_ID_VARIABLE, read_checkpoint
+from mvit_train.checkpoint import read_checkpoint
 from mvit_train.data.mixup import Mixup
 from mvit_train.labels import Labels
 from mvit_train.models import mvit_b_image
@@ -34,14 +34,7 @@ SMALL = [
 CLIPS = ["clip.num_frames=4", "clip.sampling_rate=2", "views=2x1"]
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
-    monkeypatch.setenv(RUN_ID_VARIABLE, "")
-    monkeypatch.delenv(RUN_ID_VARIABLE)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ numbers, drawn from the size of the frames alone, so it can be applied elsewhere
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,18 +26,18 @@ Interpolation = Literal["bilinear", "bicubic"]
 CROP_PER_SHORT_SIDE = 0.875
 
 
-class ClipTransform:
+class ClipTransform(ABC):
     """Something random for a whole clip, in two steps: `draw` in a worker, `apply` there or on the training device."""
 
     crop_size: int
 
+    @abstractmethod
     def draw(self, size: Size, rng: np.random.Generator) -> Any:
         """Plain numbers for a clip whose frames have this size."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, video: Tensor, drawn: Any) -> Tensor:
         """uint8 (3, T, H, W) to uint8 (3, T, S, S), on any device."""
-        raise NotImplementedError
 
     def __call__(self, sample: Sample) -> Sample:
         video = sample["video"]
@@ -63,9 +64,9 @@ class RandomCrop(ClipTransform):
             raise ValueError(f"augment.flip {flip} is a probability, 0 to 1")
         self.crop_size, self.flip = crop_size, flip
 
+    @abstractmethod
     def draw_box(self, size: Size, rng: np.random.Generator) -> tuple[Size, tuple[int, int, int, int]]:
         """The size to scale frames to and the box in it."""
-        raise NotImplementedError
 
     def draw(self, size: Size, rng: np.random.Generator) -> Crop:
         frame, box = self.draw_box(size, rng)
