@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from mvit_train.config import Config, ConfigError, check, compose, conf_dir, to_yaml
+from mvit_train.config import ConfigError, check, compose, conf_dir, to_yaml
+from mvit_train.schema import NEED_A_MODEL, Config
 
 INDENTED: dict[str, Any] = dict(initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 TASKS: tuple[str, ...] = get_args(Config.__annotations__["task"])
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(overrides: Sequence[str]) -> int:
     """Composes, checks, seeds, and runs the task. A task returns an exit code, or None for 0."""
     cfg = compose(overrides)
-    if cfg.task in ("evaluate", "export") and isinstance(cfg.ckpt, str) and Path(cfg.ckpt).exists():
+    if cfg.task in NEED_A_MODEL and isinstance(cfg.ckpt, str) and Path(cfg.ckpt).exists():
         cfg = compose(overrides, saved=_saved_config(Path(cfg.ckpt)))
     check(cfg)
     from lightning import seed_everything
@@ -119,7 +120,7 @@ def print_config(overrides: Sequence[str]) -> int:
 def usage() -> str:
     """The help text: one screen."""
     package = Path(__file__).parent
-    tasks = {task: _first_sentence(package / f"{task}.py") for task in TASKS}
+    tasks = {task: _first_sentence(package, task) for task in TASKS}
     files = sorted((conf_dir() / "experiment").glob("*.yaml"))
     published = [file for file in files if re.search("arXiv", _head(file))]
     own = {file.stem: _first_comment(file) for file in files if file not in published}
@@ -134,9 +135,11 @@ def _version() -> str:
         return "from a folder that is not installed"
 
 
-def _first_sentence(module: Path) -> str:
+def _first_sentence(package: Path, task: str) -> str:
+    module = package / f"{task}.py"
+    module = module if module.exists() else package / task / "__init__.py"
     docstring = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0].removeprefix(f"`task={module.stem}`: ")
+    return docstring.partition("\n")[0].removeprefix(f"`task={task}`: ")
 
 
 def _head(file: Path) -> str:

@@ -22,10 +22,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mvit_train import decode_benchmark, loader_benchmark
+from mvit_train.benchmarks import decode as decode_benchmark
+from mvit_train.benchmarks import loader as loader_benchmark
+from mvit_train.benchmarks.peers import MODELS, AbsentError, build_ours, build_peer, check_equal
+from mvit_train.benchmarks.timing import Precision, StepKind, cpu_mb_added, cuda_mb_added, make_step, take_turns
 from mvit_train.config import build
-from mvit_train.peers import MODELS, AbsentError, build_ours, build_peer, check_equal
-from mvit_train.timing import Precision, StepKind, cpu_mb_added, cuda_mb_added, make_step, take_turns
 
 OURS = "ours"
 Mode = Literal["eager", "compiled"]

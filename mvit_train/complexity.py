@@ -35,7 +35,7 @@ from mvit_train.config import build, to_dict
 from mvit_train.memory import Memory, training_memory
 from mvit_train.models import VARIANTS, MViT
 from mvit_train.models.attention import Block
-from mvit_train.published import Published, published
+from mvit_train.papers.variants import Published, published
 
 ACTIVATIONS = "activations"  # under this name the handlers report what is no flop
 # Arguments with which a variant is still the one that the paper counted.

@@ -9,12 +9,11 @@ A YAML node is a call: `_target_` plus keyword arguments, and the signature is t
 """
 
 import copy
-import dataclasses
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -26,7 +25,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from mvit_train.nodes import UNKNOWN, ConfigError, NodeChecker, call_node
-from mvit_train.signatures import Node, did_you_mean, show
+from mvit_train.schema import Config
+from mvit_train.signatures import did_you_mean, show
 
 MAX_DEPTH = 20  # of nodes in nodes
 
@@ -48,77 +48,6 @@ INJECTED = {
     "trainer.callbacks": "the task adds its own",
     "trainer.plugins": "the task adds its own",
 }
-
-
-@dataclasses.dataclass(kw_only=True)
-class Clip:
-    """The facts that model and data share."""
-
-    num_frames: int
-    sampling_rate: int
-    crop_size: int
-
-
-@dataclasses.dataclass(kw_only=True)
-class Augment:
-    """What training does to clips; `device` is where the crop and what comes before it are computed."""
-
-    crop: Node
-    erasing: Node | None
-    mixup: Node
-    device: Literal["cpu", "gpu"]
-
-
-@dataclasses.dataclass(kw_only=True)
-class Config:
-    """The root, field by field conf/config.yaml. A `Node` is a call; a dataclass is a group of plain values."""
-
-    task: Literal["train", "evaluate", "complexity", "benchmark", "export", "doctor", "explain"]
-    what: Literal["model", "all", "decode", "loader"]
-    name: str
-    run_id: str | None
-    runs: Path
-    seed: int
-    ckpt: Path | None
-    weights: Path | None
-    format: Literal["slowfast", "torchvision", "safetensors"]
-    output: Path | None
-    input: Path | None
-    views: str
-    frame_order: Literal["forward", "shuffle", "reverse", "freeze", "all"]
-    clip: Clip
-    benchmark: Node
-    model: Node
-    data: Node
-    augment: Augment
-    optim: Node
-    trainer: Node
-    logger: Node
-    module: Node
-
-    @classmethod
-    def check_arguments(cls, arguments: dict[str, Any]) -> dict[str, str]:
-        """Mistakes that types do not show; see `check`."""
-        mistakes = {}
-        ckpt = arguments.get("ckpt")
-        if ckpt is not None and not ckpt.exists():
-            mistakes["ckpt"] = "does not exist"
-        if (weights := arguments.get("weights")) is not None and not weights.is_file():
-            mistakes["weights"] = "is what to start from; give weights=FILE" if weights.name[0] == "<" else "is no file"
-        if (task := arguments.get("task")) in ("evaluate", "export") and {"ckpt", "weights"} <= arguments.keys():
-            if ckpt is None and weights is None:
-                mistakes["ckpt"] = f"task={task} needs ckpt=FILE, or the folder of a run, or weights=FILE"
-            elif ckpt is not None and weights is not None:
-                mistakes["weights"] = f"task={task} takes ckpt or weights, not both"
-        what, source = arguments.get("what", "model"), arguments.get("input")
-        belongs_to = {"all": "complexity", "decode": "benchmark", "loader": "benchmark"}.get(what, task)
-        if belongs_to != task:
-            mistakes["what"] = f"is for task={belongs_to}"
-        elif what in ("decode", "loader") and "input" in arguments and (source is None or not source.exists()):
-            mistakes["input"] = f"what={what} needs input=FILE, or a folder of videos"
-        if not re.fullmatch(r"[1-9]\d*x[13]", arguments.get("views", "1x1")):
-            mistakes["views"] = "must be clips x crops, with 1 or 3 crops, such as 5x1"
-        return mistakes
 
 
 def conf_dir() -> Path:

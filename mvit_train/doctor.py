@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from mvit_train import data_findings, forecast, surroundings
+from mvit_train.checkup import data_findings, forecast, surroundings
+from mvit_train.checkup.findings import Finding, failure, guarded, ok, show, verdict, warning
+from mvit_train.checkup.sample import Reading, read_sample
+from mvit_train.checkup.surroundings import Plan, read_plan
 from mvit_train.config import ConfigError, build, compose, to_dict
 from mvit_train.data.datamodule import VideoDataModule, cache_folder
 from mvit_train.data.manifest import Manifest, Split
-from mvit_train.findings import Finding, failure, guarded, ok, show, verdict, warning
 from mvit_train.models import MViT
 from mvit_train.optim import AdamWCosine
-from mvit_train.sample import Reading, read_sample
-from mvit_train.surroundings import Plan, read_plan
 
 NUM_CLASSES = 400  # of the model, where the data could not be read
 FAR_OFF = 2.0  # times the experiment's learning rate, or its inverse

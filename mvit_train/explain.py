@@ -11,19 +11,19 @@ from fractions import Fraction
 
 import numpy as np
 
+from mvit_train.checkup.findings import WIDTH
 from mvit_train.complexity import ACTIVATIONS, operations
 from mvit_train.config import conf_dir
 from mvit_train.data.clip_augment import ClipAugment
 from mvit_train.data.rand_augment import OPS, PROBABILITY, RandAugment
 from mvit_train.data.transforms import ClipTransform, JitteredCrop, RandomResizedCrop
 from mvit_train.data.views import clip_sampler, clip_times
-from mvit_train.differences import differences, not_stated
-from mvit_train.findings import WIDTH
 from mvit_train.models import MViT
 from mvit_train.optim import parameter_groups
-from mvit_train.recipes import PAPERS
-from mvit_train.released import RELEASED
-from mvit_train.training_plan import NUM_CLASSES, PREDICTED_CLIPS_PER_SEC, TrainingPlan
+from mvit_train.papers.differences import differences, not_stated
+from mvit_train.papers.recipes import PAPERS
+from mvit_train.papers.released import RELEASED
+from mvit_train.papers.training_plan import NUM_CLASSES, PREDICTED_CLIPS_PER_SEC, TrainingPlan
 
 EXAMPLE_SEC, EXAMPLE_FPS = 10, 30
 SMALL_GFLOPS = 1.0  # how fast such models run has little to do with multiply-adds

@@ -44,10 +44,11 @@ def run(cfg) -> None:
         model, class_names = build(cfg.model, num_classes=len(weights.tensors[HEAD[0]])), weights.class_names
         print(load_pretrained(model, source, strict="exact"))
         folder = source.parent
-    output = Path(cfg.output) if cfg.output else folder / f"{source.stem}-{cfg.format}{SUFFIXES[cfg.format]}"
+    format: Format = cfg.format or "safetensors"
+    output = Path(cfg.output) if cfg.output else folder / f"{source.stem}-{format}{SUFFIXES[format]}"
     if output.exists() and output.samefile(source):
         raise ValueError(f"output: {output} is what the weights are read from")
-    print(export(model, output, cfg.format, class_names=class_names, epoch=epoch, node=to_dict(cfg.model)))
+    print(export(model, output, format, class_names=class_names, epoch=epoch, node=to_dict(cfg.model)))
 
 
 def export(

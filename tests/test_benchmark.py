@@ -10,9 +10,9 @@ import torchvision
 
 from mvit_train.__main__ import main
 from mvit_train.benchmark import Benchmark, compare, contestants, multiply_adds, table
+from mvit_train.benchmarks.peers import AbsentError, build_ours, build_peer, check_equal
+from mvit_train.benchmarks.timing import cpu_mb_added, make_step, take_turns
 from mvit_train.config import ConfigError, check, compose
-from mvit_train.peers import AbsentError, build_ours, build_peer, check_equal
-from mvit_train.timing import cpu_mb_added, make_step, take_turns
 
 SMALL: dict[str, Any] = dict(num_frames=4, crop_size=32)
 CPU = torch.device("cpu")

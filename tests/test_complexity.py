@@ -16,7 +16,7 @@ from mvit_train.complexity import ACTIVATIONS, count, operations
 from mvit_train.config import ConfigError, check, compose
 from mvit_train.memory import bytes_kept, training_memory
 from mvit_train.models import MViT, mvit_b, mvit_v2_s
-from mvit_train.published import PUBLISHED, published
+from mvit_train.papers.variants import PUBLISHED, published
 
 MAX: dict[str, Any] = dict(pool="max", pool_kernel="s+1")
 OFFICIAL = [  # measured with the official implementation: 1e9 multiply-adds, and 5 per element of LayerNorm

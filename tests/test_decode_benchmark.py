@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
-from mvit_train import decode_benchmark, readers
 from mvit_train.__main__ import main
-from mvit_train.decode_benchmark import compare, make_file, random_spans, table
-from mvit_train.readers import installed, ours
+from mvit_train.benchmarks import decode as decode_benchmark
+from mvit_train.benchmarks import readers
+from mvit_train.benchmarks.decode import compare, make_file, random_spans, table
+from mvit_train.benchmarks.readers import installed, ours
 
 
 @pytest.fixture(scope="module")

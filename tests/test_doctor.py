@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvit_train import doctor, forecast, surroundings
+from mvit_train import doctor
 from mvit_train.__main__ import main
+from mvit_train.checkup import forecast, surroundings
+from mvit_train.checkup.data_findings import chance_of, in_both, manifests, unreadable
+from mvit_train.checkup.findings import WIDTH, failure, guarded, named, ok, show, size, verdict
+from mvit_train.checkup.forecast import LoaderRate, ModelRate, waiting_share
+from mvit_train.checkup.sample import STAGES, Reading, Stopwatch, read_sample, spread
+from mvit_train.checkup.surroundings import Plan, read_plan
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.stream import VideoStream
 from mvit_train.data.transforms import RandomResizedCrop
-from mvit_train.data_findings import chance_of, in_both, manifests, unreadable
-from mvit_train.findings import WIDTH, failure, guarded, named, ok, show, size, verdict
-from mvit_train.forecast import LoaderRate, ModelRate, waiting_share
 from mvit_train.models import mvit_b
 from mvit_train.optim import AdamWCosine
-from mvit_train.sample import STAGES, Reading, Stopwatch, read_sample, spread
-from mvit_train.surroundings import Plan, read_plan
 
 CPU = torch.device("cpu")
 Usage = namedtuple("Usage", "total used free")

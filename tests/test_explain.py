@@ -7,13 +7,13 @@ import pytest
 
 from mvit_train import explain
 from mvit_train.__main__ import main
+from mvit_train.checkup.findings import WIDTH
 from mvit_train.config import ConfigError, check, compose, conf_dir
-from mvit_train.differences import SETTINGS, differences
 from mvit_train.explain import Header, frame_numbers, screen
-from mvit_train.findings import WIDTH
-from mvit_train.recipes import DATA_SETS, PAPERS, Recipe, data_set
-from mvit_train.released import RELEASED
-from mvit_train.training_plan import TrainingPlan
+from mvit_train.papers.differences import SETTINGS, differences
+from mvit_train.papers.recipes import DATA_SETS, PAPERS, Recipe, data_set
+from mvit_train.papers.released import RELEASED
+from mvit_train.papers.training_plan import TrainingPlan
 
 FILES = {file.stem: file for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
 PUBLISHED = [name for name in FILES if data_set(name)]

@@ -6,9 +6,9 @@ import multiprocessing
 import pytest
 import torch
 
-from mvit_train import loader_benchmark
 from mvit_train.__main__ import main
-from mvit_train.loader_benchmark import LOADERS, Turn, Work, compare, fill, num_files, table, take_turn
+from mvit_train.benchmarks import loader as loader_benchmark
+from mvit_train.benchmarks.loader import LOADERS, Turn, Work, compare, fill, num_files, table, take_turn
 
 TINY = Work(num_frames=4, sampling_rate=2, crop_size=16, batch_size=2, num_workers=1)
 LOCAL = {name: LOADERS[name] for name in ("ours", "pytorchvideo")}

@@ -12,9 +12,10 @@ import av
 import numpy as np
 import pytest
 
-from mvit_train.examples import choose_clips, small_mp4
 from mvit_train.predictions import Predictions, load_predictions, save_predictions
-from mvit_train.report import read_curves, write_metrics, write_report
+from mvit_train.report import write_metrics, write_report
+from mvit_train.report.examples import choose_clips, small_mp4
+from mvit_train.report.page import read_curves
 from mvit_train.temporal import FRAME_ORDERS
 
 NASTY = "<img src=x onerror=alert(1)> & \"quotes\" 'too' </script><b>"

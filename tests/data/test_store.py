@@ -1,7 +1,7 @@
 import pytest
 
+from mvit_train.benchmarks.decode import X264
 from mvit_train.data.store import STORES
-from mvit_train.decode_benchmark import X264
 
 
 def test_the_benchmark_measures_the_store_that_videos_are_prepared_in():

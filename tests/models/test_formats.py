@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mvit_train.benchmarks.peers import torchvision_twin
 from mvit_train.models import mvit_b, mvit_b_image, mvit_v2_s
 from mvit_train.models.formats import from_ours, to_ours
-from mvit_train.peers import torchvision_twin
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SMALL = dict(num_frames=4, crop_size=32)

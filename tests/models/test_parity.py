@@ -6,9 +6,9 @@ from pytorchvideo.models.hub import mvit_base_16x4
 from torchvision.models.video import mvit_v1_b, mvit_v2_s
 
 from mvit_train import models, ops
+from mvit_train.benchmarks.peers import torchvision_twin
 from mvit_train.models import load_pretrained, mvit_b, mvit_b_image
 from mvit_train.models.formats import to_ours
-from mvit_train.peers import torchvision_twin
 
 LOGITS, GRADIENTS = 1e-5, 1e-9  # of the largest number of a tensor; in float32, and in float64
 LOGITS_15 = 1e-4  # PyTorchVideo 0.1.5: the LayerNorms of its poolings add 1e-5, ours 1e-6

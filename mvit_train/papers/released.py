@@ -7,7 +7,7 @@ test clips takes ten. None: not known.
 
 from dataclasses import replace
 
-from mvit_train.recipes import (
+from mvit_train.papers.recipes import (
     IMAGES_V2,
     KINETICS,
     KINETICS_V2,

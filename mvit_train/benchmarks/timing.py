@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mvit_train.peers import MODELS, build_ours, build_peer
+from mvit_train.benchmarks.peers import MODELS, build_ours, build_peer
 
 ITERATIONS = 10  # of a step in one measurement on CUDA, where a single one is short
 

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from av.error import FFmpegError
 
+from mvit_train.benchmarks.readers import PACKAGES, READERS, Reader, Span, installed, ours
+from mvit_train.benchmarks.timing import mb_grown
 from mvit_train.data.decode import DecodedVideo, DecodeError, frame_times
 from mvit_train.data.store import STORES
 from mvit_train.data.transforms import RandomResizedCrop
-from mvit_train.readers import PACKAGES, READERS, Reader, Span, installed, ours
-from mvit_train.timing import mb_grown
 
 # As downloaded, and as prepared for training.
 Recipe = Literal["raw", "prepared"]

@@ -4,16 +4,16 @@ from functools import cached_property
 
 import torch
 
+from mvit_train.checkup.surroundings import read_plan
 from mvit_train.config import build, to_dict
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.mixup import Mixup
 from mvit_train.data.motion import CLASSES
 from mvit_train.data.views import Views
-from mvit_train.differences import as_recipe
 from mvit_train.models import MViT
 from mvit_train.optim import WarmupCosine
-from mvit_train.recipes import Recipe, data_set
-from mvit_train.surroundings import read_plan
+from mvit_train.papers.differences import as_recipe
+from mvit_train.papers.recipes import Recipe, data_set
 
 NUM_CLASSES = 400  # of the model, where nothing says how many there are
 # What the headers of conf/experiment predict hours from: MViT-B 16x4 on one H200 in eager bf16.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import av
 import torch
 
-from mvit_train.findings import Finding, failure, ok, size, warning
+from mvit_train.checkup.findings import Finding, failure, ok, size, warning
 from mvit_train.tracking import logged_in
 
 PACKAGES = ("torch", "torchvision", "lightning", "av", "pytorchvideo", "wandb")

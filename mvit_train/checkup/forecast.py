@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from mvit_train.benchmarks.timing import make_step
+from mvit_train.checkup.findings import Finding, failure, ok, size, warning
+from mvit_train.checkup.sample import MANY_PACKETS, PATIENCE_SEC, STAGES, Reading
+from mvit_train.checkup.surroundings import Plan, available_ram
 from mvit_train.complexity import ACTIVATIONS, operations
 from mvit_train.data.datamodule import VideoDataModule
-from mvit_train.findings import Finding, failure, ok, size, warning
 from mvit_train.memory import Memory, training_memory
 from mvit_train.models import MViT
-from mvit_train.sample import MANY_PACKETS, PATIENCE_SEC, STAGES, Reading
-from mvit_train.surroundings import Plan, available_ram
-from mvit_train.timing import make_step
 
 LOADER_SEC = 4.0  # after the warm-up
 MODEL_SEC = 4.0

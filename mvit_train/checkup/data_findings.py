@@ -10,9 +10,9 @@ from statistics import mean, median
 
 import torch
 
+from mvit_train.checkup.findings import Finding, failure, named, ok, warning
+from mvit_train.checkup.sample import MANY_PACKETS, Reading
 from mvit_train.data.manifest import Manifest, Split
-from mvit_train.findings import Finding, failure, named, ok, warning
-from mvit_train.sample import MANY_PACKETS, Reading
 
 SAMPLED: dict[Split, int] = {"train": 24, "val": 8}
 IMBALANCE = 20  # times as many videos in the largest class as in the smallest

@@ -13,7 +13,7 @@ from mvit_train.data.transforms import ClipTransform, JitteredCrop, RandomResize
 from mvit_train.data.views import Views
 from mvit_train.models import MViT
 from mvit_train.optim import AdamWCosine, SGDCosine, WarmupCosine
-from mvit_train.recipes import Recipe
+from mvit_train.papers.recipes import Recipe
 
 # The setting that a field of `Recipe` comes from, as the command line names it.
 SETTINGS = {

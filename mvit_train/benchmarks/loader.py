@@ -26,11 +26,11 @@ from av.error import FFmpegError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from mvit_train.benchmarks.decode import SIZES, X264, Recipe, make_pair
+from mvit_train.benchmarks.readers import installed
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.stream import DecodeError
 from mvit_train.data.transforms import RandomResizedCrop
-from mvit_train.decode_benchmark import SIZES, X264, Recipe, make_pair
-from mvit_train.readers import installed
 
 OURS = "ours"
 MAX_SOURCES = 8  # videos taken from a folder, evenly spread

@@ -1,0 +1,1 @@
+"""What `task=benchmark` measures with: readers, loaders, other implementations, stopwatches."""

@@ -1,0 +1,1 @@
+"""What `task=doctor` looks at before a run: the machine, the data, a sample of its videos, a forecast."""

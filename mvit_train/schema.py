@@ -1,0 +1,95 @@
+"""What a configuration holds at its root, field by field conf/config.yaml, and what the tasks ask of these values."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from mvit_train.signatures import Node
+
+NEED_A_MODEL = ("evaluate", "export")
+"""Tasks that use a trained model: of `ckpt`, whose configuration they then take, or of `weights`."""
+
+FORMATS = {"export": ("safetensors", "slowfast", "torchvision")}
+"""What a task writes by `format`; the first if none is given."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Clip:
+    """The facts that model and data share."""
+
+    num_frames: int
+    sampling_rate: int
+    crop_size: int
+
+
+@dataclasses.dataclass(kw_only=True)
+class Augment:
+    """What training does to clips; `device` is where the crop and what comes before it are computed."""
+
+    crop: Node
+    erasing: Node | None
+    mixup: Node
+    device: Literal["cpu", "gpu"]
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config:
+    """The root, field by field conf/config.yaml. A `Node` is a call; a dataclass is a group of plain values."""
+
+    task: Literal["train", "evaluate", "complexity", "benchmark", "export", "doctor", "explain"]
+    what: Literal["model", "all", "decode", "loader"]
+    name: str
+    run_id: str | None
+    runs: Path
+    seed: int
+    ckpt: Path | None
+    weights: Path | None
+    format: Literal["slowfast", "torchvision", "safetensors"] | None
+    output: Path | None
+    input: Path | list[Path] | None
+    views: str
+    frame_order: Literal["forward", "shuffle", "reverse", "freeze", "all"]
+    clip: Clip
+    benchmark: Node
+    model: Node
+    data: Node
+    augment: Augment
+    optim: Node
+    trainer: Node
+    logger: Node
+    module: Node
+
+    @classmethod
+    def check_arguments(cls, arguments: dict[str, Any]) -> dict[str, str]:
+        """Mistakes that types do not show; see `check`."""
+        mistakes = _source_mistakes(arguments)
+        task, what, source = arguments.get("task"), arguments.get("what", "model"), arguments.get("input")
+        belongs_to = {"all": "complexity", "decode": "benchmark", "loader": "benchmark"}.get(what, task)
+        if belongs_to != task:
+            mistakes["what"] = f"is for task={belongs_to}"
+        elif (
+            what in ("decode", "loader") and "input" in arguments and not (isinstance(source, Path) and source.exists())
+        ):
+            mistakes["input"] = f"what={what} needs input=FILE, or a folder of videos"
+        if (form := arguments.get("format")) is not None and form not in FORMATS.get(task or "", (form,)):
+            mistakes["format"] = f"task={task} writes {', '.join(FORMATS[task or ''])}"
+        if not re.fullmatch(r"[1-9]\d*x[13]", arguments.get("views", "1x1")):
+            mistakes["views"] = "must be clips x crops, with 1 or 3 crops, such as 5x1"
+        return mistakes
+
+
+def _source_mistakes(arguments: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with `ckpt` and `weights`."""
+    mistakes = {}
+    ckpt, weights, task = (arguments.get(name) for name in ("ckpt", "weights", "task"))
+    if ckpt is not None and not ckpt.exists():
+        mistakes["ckpt"] = "does not exist"
+    if weights is not None and not weights.is_file():
+        mistakes["weights"] = "is what to start from; give weights=FILE" if weights.name[0] == "<" else "is no file"
+    if task in NEED_A_MODEL and {"ckpt", "weights"} <= arguments.keys():
+        if ckpt is None and weights is None:
+            mistakes["ckpt"] = f"task={task} needs ckpt=FILE, or the folder of a run, or weights=FILE"
+        elif ckpt is not None and weights is not None:
+            mistakes["weights"] = f"task={task} takes ckpt or weights, not both"
+    return mistakes
