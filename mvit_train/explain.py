@@ -97,7 +97,8 @@ def about_model(plan: TrainingPlan, header: Header, gflops: float) -> Iterator[L
     num_params = sum(parameter.numel() for parameter in plan.model.parameters())
     size = " x ".join(map(str, plan.model.input_size))
     classes = f"{plan.num_classes} classes" if plan.num_classes else f"{NUM_CLASSES} classes, for want of data"
-    yield "model", f"{plan.recipe.model}, {classes}: {num_params:,} parameters, {gflops:.1f} G multiply-adds a view"
+    cost = f"{gflops:.1f}" if gflops >= 1 else f"{gflops:.2g}"
+    yield "model", f"{plan.recipe.model}, {classes}: {num_params:,} parameters, {cost} G multiply-adds a view"
     yield "input", f"{size}; mean {_numbers(plan.recipe.mean)}, standard deviation {_numbers(plan.recipe.std)}"
     yield "drop path", f"up to {plan.recipe.drop_path_rate:g} in the last block; head dropout {plan.recipe.dropout:g}"
     if plan.settings["weights"]:
@@ -106,6 +107,9 @@ def about_model(plan: TrainingPlan, header: Header, gflops: float) -> Iterator[L
         yield "starts from", f"{header.starts_from}: to be given as weights=FILE; none is given"
     else:
         yield "starts from", "random weights"
+    if stages := plan.settings["module"].get("frozen_stages"):
+        frozen = sum(parameter.numel() for parameter in plan.model.parameters() if not parameter.requires_grad)
+        yield "frozen", f"the embeddings and the first {stages} stages: {frozen:,} parameters (module.frozen_stages)"
 
 
 def about_data(plan: TrainingPlan) -> Iterator[Line]:
@@ -137,7 +141,8 @@ def _videos(plan: TrainingPlan) -> str:
             f"{len(data.labels)} classes{known}, below {data.root}"
         )
     if data.built_in:
-        return f"{data.built_in.num_train:,} videos for training, {data.built_in.num_val:,} for validation, built in"
+        counts = f"{data.built_in.num_train:,} for training, {data.built_in.num_val:,} for validation"
+        return f"{data.built_in.NOUN}, built in: {counts}"
     if plan.published is None:
         return "not known: no data.root, and the name begins like none of the published data sets"
     published = plan.published
@@ -248,8 +253,12 @@ def about_run(plan: TrainingPlan, header: Header, gflops: float) -> Iterator[Lin
         yield "length", f"{plan.max_epochs} epochs x {plan.steps_per_epoch:,} steps: {plan.num_steps:,} steps"
         yield "clips in all", f"{plan.num_clips:,}"
     yield "GPU-hours", _hours(plan, gflops)
-    clips, crops = plan.views.clips, plan.views.crops
-    yield "evaluation", f"{clips} clips x {crops} crops a video, their scores combined by the {plan.recipe.ensemble}"
+    module = plan.settings["module"]
+    if patience := module.get("patience"):
+        yield "ends early", f"after {patience} validations in a row without a new best one (module.patience)"
+    yield "evaluation", f"{plan.views} views a video (clips x crops), scores combined by the {plan.recipe.ensemble}"
+    if videos := module.get("linear_probe"):
+        yield "compared", f"with a linear probe of the start's frozen features, at most {videos:,} training videos"
     file = f"conf/experiment/{plan.name}.yaml"
     yield "expected", f"{header.expected} ({file}, as it is)" if header.expected else f"not known: there is no {file}"
 

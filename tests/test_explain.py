@@ -215,5 +215,15 @@ def test_the_command_prints_the_screen(monkeypatch, capsys):
     assert main(["task=explain"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("mvit_train explain: motion\n\nModel\n")
-    assert "1,000 videos for training, 200 for validation, built in" in out
+    assert "motion videos, built in: 1,000 for training, 200 for validation" in out
     assert "not predicted: at 0.01 G a view" in out
+
+
+def test_what_fine_tuning_adds_is_said():
+    settings = ("module.frozen_stages=2", "module.patience=8", "module.linear_probe=500")
+    text = explained("experiment=k400_mvit_b", *settings)
+    assert "the embeddings and the first 2 stages: 1,642,848 parameters" in text
+    assert "0.05 on 82 tensors" in text  # 108 without the frozen ones
+    assert "after 8 validations in a row" in text
+    assert "at most 500 training videos" in text
+    assert not re.search("frozen|ends early|linear probe", explained("experiment=k400_mvit_b"))

@@ -10,11 +10,11 @@ from lightning import LightningDataModule
 from pytorchvideo.data.clip_sampling import ClipSampler
 from torch.utils.data import DataLoader
 
+from mvit_train.data.built_in import BuiltInSet
 from mvit_train.data.dataset import TestViews, TrainClips, collate
 from mvit_train.data.erasing import RandomErasing
 from mvit_train.data.loader import ResilientLoader
 from mvit_train.data.manifest import Manifest, Split, read_splits
-from mvit_train.data.motion import MotionVideos
 from mvit_train.data.sampler import EpochShuffle, Shard
 from mvit_train.data.transforms import ClipTransform, Interpolation, TestCrops
 from mvit_train.data.views import TARGET_FPS, Count, FrameSampler, Sampling, Views, clip_sampler
@@ -33,7 +33,7 @@ class VideoDataModule(LightningDataModule):
 
     Args:
         root: folder with the videos: manifests `train.csv` and `val.csv`, or class folders (see `read_splits`).
-        built_in: the videos to make and use while `root` is not set.
+        built_in: the videos or images to make and use while `root` is not set.
         num_frames, sampling_rate: a clip spans num_frames * sampling_rate frames at `target_fps`.
         crop_size: side of the square crop.
         transform: what training makes of a clip.
@@ -62,7 +62,7 @@ class VideoDataModule(LightningDataModule):
         self,
         *,
         root: Path | None,
-        built_in: MotionVideos | None = None,
+        built_in: BuiltInSet | None = None,
         num_frames: int,
         sampling_rate: int,
         crop_size: int,

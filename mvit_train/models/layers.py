@@ -117,16 +117,19 @@ def init_weights(module: nn.Module) -> None:
 
 
 def init_differences(stem: nn.Conv2d | nn.Conv3d, gain: float = 6.0) -> None:
-    """Makes the stem's initial kernels differences in time: their weights sum to zero over t, then grow by `gain`.
+    """Makes the stem's initial kernels differences, in time or, of images, in space: their weights sum to zero over t,
+    or over (h, w), then grow by `gain`.
 
     With PyTorch's default nearly all of a token is colour and texture, motion about 2 % of its power, and the LayerNorm
     of each token scales by the rest: models 32 wide stay at chance on small moving objects. With differences a token
     starts from what changes, and the gain brings it from 0.1 to the order of 1, where the residual stream uses it.
+    Outlines in images fare alike.
     """
-    if len(stem.kernel_size) < 3 or stem.kernel_size[0] < 2:
-        raise ValueError(f"stem_init difference needs a patch kernel over 2 or more frames, not {stem.kernel_size}")
+    over = (2,) if len(stem.kernel_size) == 3 else (2, 3)
+    if stem.kernel_size[0] < 2:
+        raise ValueError(f"stem_init difference needs a patch kernel over 2 or more frames, or rows, not {stem.kernel_size}")
     with torch.no_grad():
-        stem.weight -= stem.weight.mean(2, keepdim=True)
+        stem.weight -= stem.weight.mean(over, keepdim=True)
         stem.weight *= gain
 
 

@@ -60,7 +60,7 @@ class MViT(nn.Module):
         mean_pooling: classifies from the normalised mean of the tokens instead, a class token left out of it
             (fine-tuned MaskFeat models).
         stem_init: start of the patch embedding's kernels: PyTorch's "default", as in the papers, or "difference" in
-            time, with which small models learn motion from scratch.
+            time (of images: in space), with which small models learn motion (outlines) from scratch.
         drop_path_rate: stochastic depth of the last block; earlier blocks rise to it linearly from 0.
         dropout: dropout before the classification layer.
         activation_checkpointing: keeps only the blocks' inputs for the backward pass and computes the rest again.
@@ -154,7 +154,7 @@ class MViT(nn.Module):
             raise ValueError(f"the model was built for inputs of {self.input_size}, got {tuple(video.shape[2:])}")
         x = self.patch_embed(video)  # (B, N, C)
         if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
+            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         positions = self._position_embedding()
         x = x if positions is None else x + positions
         for block in self.blocks:

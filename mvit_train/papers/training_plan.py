@@ -8,9 +8,9 @@ from mvit_train.checkup.surroundings import read_plan
 from mvit_train.config import build, to_dict
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.mixup import Mixup
-from mvit_train.data.motion import CLASSES
 from mvit_train.data.views import Views
 from mvit_train.models import MViT
+from mvit_train.models.freeze import freeze_stages
 from mvit_train.optim import WarmupCosine
 from mvit_train.papers.differences import as_recipe
 from mvit_train.papers.recipes import Recipe, data_set
@@ -44,14 +44,16 @@ class TrainingPlan:
     def model(self) -> MViT:
         """On the meta device."""
         with torch.device("meta"):
-            return build(self.cfg.model, num_classes=self.num_classes or NUM_CLASSES)
+            model = build(self.cfg.model, num_classes=self.num_classes or NUM_CLASSES)
+        freeze_stages(model, self.settings["module"].get("frozen_stages") or 0)
+        return model
 
     @cached_property
     def num_classes(self) -> int | None:
         if self.data.root is not None:
             return len(self.data.labels)
         if self.data.built_in:
-            return len(CLASSES)
+            return len(self.data.built_in.CLASSES)
         return self.published.num_classes if self.published else None
 
     @cached_property

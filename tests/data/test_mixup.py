@@ -80,3 +80,57 @@ def test_a_box_at_the_edge_is_clipped_not_moved():
 def test_impossible_settings_are_refused():
     with pytest.raises(ValueError, match="mixup_alpha -1"):
         Mixup(mixup_alpha=-1)
+
+
+def reference(video, label, num_classes, *, mixup_alpha, cutmix_alpha, eps, seed):
+    """PySlowFast's `MixUp` by facts.md 3, in float64 and clip by clip: (video, targets, mode, share)."""
+    draw = np.random.default_rng(seed)
+    cut = bool(draw.integers(2))
+    alpha = cutmix_alpha if cut else mixup_alpha
+    share = draw.beta(alpha, alpha)
+    video = video.double().numpy()
+    height, width = video.shape[-2:]
+    mixed = np.empty_like(video)
+    if cut:
+        side = np.sqrt(1 - share)
+        half_h, half_w = int(height * side) // 2, int(width * side) // 2
+        y, x = draw.integers(height), draw.integers(width)
+        rows = [row for row in range(height) if y - half_h <= row < y + half_h]
+        columns = [column for column in range(width) if x - half_w <= column < x + half_w]
+        share = 1 - len(rows) * len(columns) / (height * width)
+    for clip in range(len(video)):
+        partner = video[len(video) - 1 - clip]
+        mixed[clip] = video[clip] if cut else share * video[clip] + (1 - share) * partner
+        for row in rows if cut else []:
+            mixed[clip][..., row, columns] = partner[..., row, columns]
+    on, off = 1 - eps + eps / num_classes, eps / num_classes
+    one = np.full((len(label), num_classes), off)
+    one[np.arange(len(label)), label] = on
+    return mixed, share * one + (1 - share) * one[::-1], "cutmix" if cut else "mixup", share
+
+
+def test_batches_equal_the_reference_arithmetic(record_measured):
+    video, label = torch.randn(4, 3, 4, 24, 20, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 0, 3, 6])
+    worst = dict.fromkeys(["mixup pixels", "mixup targets", "cutmix pixels", "cutmix targets"], -1.0)
+    for seed in range(100):
+        settings = dict(mixup_alpha=0.8, cutmix_alpha=1.0)
+        mixed, target = Mixup(**settings)(video, label, 7, np.random.default_rng(seed))
+        pixels, targets, mode, _ = reference(video, label, 7, **settings, eps=0.1, seed=seed)
+        for what, ours, theirs in (("pixels", mixed, pixels), ("targets", target, targets)):
+            difference = np.abs(ours.double().numpy() - theirs).max()
+            worst[f"{mode} {what}"] = max(worst[f"{mode} {what}"], difference)
+    for what, difference in worst.items():
+        bound = 0 if what == "cutmix pixels" else 1e-6
+        record_measured(f"{what}: max |difference| from the reference arithmetic", difference, bound)
+        assert 0 <= difference <= bound
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.8, 1.0])
+def test_shares_follow_the_beta_distribution(alpha, follows):
+    video, label = torch.zeros(2, 1, 1, 1, 1), torch.tensor([0, 1])
+    mixup = Mixup(mixup_alpha=alpha, cutmix_alpha=0, label_smoothing=0)
+    shares = [mixup(video, label, 2, np.random.default_rng(seed))[1][0, 0].item() for seed in range(2000)]
+    grid = (np.arange(200_000) + 0.5) / 200_000  # Beta's distribution function by adding up its density
+    density = (grid * (1 - grid)) ** (alpha - 1)
+    cumulated = np.cumsum(density) / density.sum()
+    follows(f"mixup share, Beta({alpha}, {alpha})", shares, lambda x: np.interp(x, grid, cumulated))

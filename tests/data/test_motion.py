@@ -130,7 +130,7 @@ def test_a_finished_set_is_reused(made, monkeypatch):
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(made):
-    with pytest.raises(ValueError, match=r"num_frames 8 \(wanted 12\), seed 0 \(wanted 3\); name a new folder"):
+    with pytest.raises(ValueError, match=r"seed 0 \(wanted 3\), num_frames 8 \(wanted 12\); name a new folder"):
         MotionVideos(**{**SMALL, "num_frames": 12, "seed": 3})(made)
 
 
@@ -192,7 +192,7 @@ def test_of_two_processes_at_once_the_slower_takes_the_set_of_the_faster(made, t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(num_train=15), "num_train 15 is not a positive multiple of the 10"),
+        (dict(num_train=15), "num_train 15 is not a positive multiple of the 10 classes"),
         (dict(num_val=0), "num_val 0 is not a positive multiple"),
         (dict(frame_size=33), "frame_size 33 must be even"),
         (dict(num_frames=4), "num_frames 4 is below 8"),

@@ -157,6 +157,15 @@ def test_a_stem_of_differences_sees_change_and_nothing_else_at_the_start():
         vit_b(stem_init="difference")
 
 
+def test_a_stem_of_differences_of_an_image_model_sees_outlines_and_nothing_else_at_the_start():
+    stem = mvit_b_image(crop_size=32, stem_init="difference").patch_embed.proj
+    assert stem.weight.sum((2, 3)).abs().max() < 1e-4
+    flat = torch.rand(2, 3, 1, 1).expand(-1, -1, 32, 32)
+    inner = stem(flat)[:, :, 1:-1, 1:-1] - stem.bias[:, None, None]  # patches at the border reach into padding
+    assert inner.abs().max() < 1e-4
+    assert stem(torch.randn(2, 3, 32, 32)).std() > 1
+
+
 def test_the_papers_initialisation_is_the_default():
     torch.manual_seed(0)
     model = mvit_b()
