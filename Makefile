@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help install train test lint type
+.PHONY: help install train compare test lint type
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
@@ -19,6 +19,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 train: $(INSTALLED) ## train and evaluate a small MViT on the built-in videos; ARGS="overrides" go on
 	$(BIN)/python -m mvit_train $(ARGS)
+
+COMPARED = augment=motion_k400 run_id=compared
+WITH_STEM = 'model.patch_kernel=[3,7,7]' model.stem_init=difference
+compare: $(INSTALLED) ## train MViT and two ViT of equal cost on the built-in videos, and print how they use time
+	$(BIN)/python -m mvit_train name=motion_mvit $(COMPARED) $(ARGS)
+	$(BIN)/python -m mvit_train name=motion_vit_stem model=vit_small $(WITH_STEM) $(COMPARED) $(ARGS)
+	$(BIN)/python -m mvit_train name=motion_vit model=vit_small $(COMPARED) $(ARGS)
+	$(BIN)/python -m mvit_train task=report \
+		'input=[runs/motion_mvit/compared,runs/motion_vit_stem/compared,runs/motion_vit/compared]'
 
 test: $(INSTALLED) ## lint, type check and run all tests
 	$(MAKE) --no-print-directory lint type
