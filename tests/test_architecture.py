@@ -24,13 +24,18 @@ ALLOWED = {
     "linear_probe": {"data", "metrics", "module"},
     "average_precision": set(),
     "metrics": {"average_precision"},
-    "temporal": set(),
+    "statistics": set(),
+    "calibration": {"statistics"},
+    "view_curve": {"data", "metrics"},
+    "cost": {"complexity", "models"},
+    "temporal": {"schema"},
     "predictions": {"metrics"},
-    "report": {"labels", "metrics", "predictions", "report", "temporal"},
+    "mp4": {"predictions"},
+    "report": {"calibration", "labels", "metrics", "mp4", "papers", "predictions", "report", "statistics", "temporal"},
     "checkpoint": {"labels"},
     "tracking": set(),
     "class_list": {"checkpoint", "data"},
-    "module": {"data", "labels", "metrics", "temporal", "optim"},
+    "module": {"data", "labels", "metrics", "temporal", "optim", "view_curve"},
     "memory": {"models", "ops"},
     "complexity": {"config", "memory", "models", "ops", "papers"},
     "benchmarks": {"benchmarks", "data", "models"},
@@ -38,6 +43,11 @@ ALLOWED = {
     "checkup": {"benchmarks", "checkup", "complexity", "data", "memory", "models", "tracking"},
     "doctor": {"checkup", "config", "data", "models", "optim"},
     "papers": {"checkup", "config", "data", "models", "optim", "papers"},
+    "exporting": {"exporting", "models", "ops"},
+    "attention_overlay": {"models", "mp4"},
+    "prediction": {"checkpoint", "config", "data", "labels", "metrics", "models", "module", "mp4", "prediction"}
+    | {"attention_overlay", "temporal"},
+    "predict": {"data", "prediction", "predictions"},
     "explain": {"checkup", "complexity", "config", "data", "models", "optim", "papers"},
 }
 ONLY_IN = {
@@ -57,11 +67,12 @@ ONLY_IN = {
     },
     "torchvision": {"benchmarks.peers", "data.pixel_ops", "data.transforms"},
     "fvcore": {"complexity"},
-    "av": {"data.stream", "data.decode", "data.walk", "data.needed", "data.motion", "report.examples"}
-    | {"benchmarks.decode", "benchmarks.loader", "benchmarks.readers", "checkup.surroundings"},
+    "av": {"data.stream", "data.decode", "data.walk", "data.needed", "data.motion", "mp4", "report.examples"}
+    | {"prediction.reading", "benchmarks.decode", "benchmarks.loader", "benchmarks.readers", "checkup.surroundings"},
     "plotly": {"report.page"},
-    "PIL": {"data.image"},
+    "PIL": {"data.image", "data.shapes", "prediction.overlay"},
     "torchmetrics": {"average_precision"},
+    "onnxruntime": {"exporting.files"},
     "safetensors": {"export", "models.weight_files"},
 }
 

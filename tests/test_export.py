@@ -2,7 +2,12 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -11,8 +16,12 @@ from torchvision.models.video import mvit_v1_b, mvit_v2_s
 from torchvision.models.video.mvit import MSBlockConfig
 from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
+from mvit_train import export as export_task
 from mvit_train import models
 from mvit_train.__main__ import main
+from mvit_train.checkpoint import weights_fingerprint
+from mvit_train.config import compose, to_dict
+from mvit_train.data.clip import read_views
 from mvit_train.export import export, torchvision_obstacles
 from mvit_train.labels import Labels
 from mvit_train.models import load_pretrained, mvit_b
@@ -194,3 +203,128 @@ def test_an_export_needs_one_source(tmp_path, capsys):
     assert "task=export needs ckpt=FILE, or the folder of a run, or weights=FILE" in capsys.readouterr().err
     assert main(["task=export", f"weights={tmp_path}"]) == 2
     assert f"weights = {tmp_path}: is no file" in capsys.readouterr().err
+
+
+CLIP = [
+    "clip.num_frames=4",
+    "clip.sampling_rate=3",
+    "clip.crop_size=32",
+    "data.target_fps=25",
+    "module.mean=[0.4,0.5,0.6]",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(model, checkpoint) with random weights, three classes, several labels per video."""
+    file = tmp_path_factory.mktemp("run") / "checkpoints" / "best.ckpt"
+    file.parent.mkdir()
+    torch.manual_seed(0)
+    model = mvit_b(**TINY)
+    with torch.no_grad():
+        model.head.projection.weight *= 30  # probabilities far from each other
+    cfg = compose(["experiment=k400_mvit_b", *MODEL, *CLIP])
+    ours = {"config": to_dict(cfg, resolve=False), "class_names": list(NAMES), "multi_label": True}
+    ours |= {"label_fingerprint": Labels(NAMES).fingerprint}
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 7, "mvit_train": ours}, file)
+    return model.eval(), file
+
+
+@pytest.fixture(scope="module")
+def exported(trained):
+    """The folder of the run with best.pt2 and best.onnx, as the command line writes them."""
+    folder = trained[1].parents[1]
+    for format in ("pt2", "onnx"):
+        assert main(["task=export", f"ckpt={folder}", f"format={format}"]) == 0
+    return folder
+
+
+def test_a_graph_says_what_it_takes_and_gives(trained, exported):
+    extra = {"mvit_train.json": ""}
+    torch.export.load(exported / "best.pt2", extra_files=extra)
+    about = json.loads(extra["mvit_train.json"])
+    assert about | {"version": None, "torch": None} == {
+        "version": None,
+        "torch": None,
+        "input": {"name": "video", "type": "uint8, RGB", "shape": ["batch", 3, 4, 32, 32]},
+        "outputs": {"probabilities": "sigmoid", "logits": "float32"},
+        "multi_label": True,
+        "class_names": ["a", "b", "c"],
+        "label_fingerprint": Labels(NAMES).fingerprint,
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.225, 0.225, 0.225],
+        "clip": {
+            "num_frames": 4,
+            "sampling_rate": 3,
+            "target_fps": 25,
+            "sampling": "window",
+            "count": "frames",
+            "crop_size": 32,
+            "interpolation": "bilinear",
+            "short_side": 36,
+        },
+        "weights": {
+            "file": "best.ckpt",
+            "epoch": 7,
+            "fingerprint": weights_fingerprint(trained[0].state_dict()),
+        },
+    }
+
+
+@pytest.mark.parametrize(("program", "format"), [("run_onnx.py", "onnx"), ("run_pt2.py", "pt2")])
+def test_the_examples_of_the_documentation_run_without_this_package(
+    program, format, trained, exported, video, tmp_path, record_measured
+):
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    blocks = {text.split("\n", 1)[0]: text for text in re.findall(r"```python\n# (.*?)```", page, re.DOTALL)}
+    assert blocks.keys() == {"clip.py", "run_onnx.py", "run_pt2.py"}
+    for name, text in blocks.items():
+        (tmp_path / name).write_text(f"# {text}")
+    (tmp_path / "mvit_train.py").write_text("raise ImportError('this package is not here')")
+    clips = [str(video("a.mp4", 40, fps=25)), str(video("b.mp4", 24, fps=30, first_index=300))]
+    result = subprocess.run(
+        [sys.executable, program, str(exported / f"best.{format}"), *clips],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    sizes: dict = dict(num_frames=4, crop_size=32, mean=(0.4, 0.5, 0.6))
+    sizes["sampling_rate"] = 3 * 30 / 25  # of 25 frames a second, where read_views counts 30
+    for path, line in zip(clips, result.stdout.splitlines(), strict=True):
+        with torch.no_grad():
+            scores = trained[0](read_views(path, **sizes)).sigmoid()[0].numpy()
+        name, score = line.removeprefix(f"{path} ").split()
+        assert name == NAMES[np.argmax(scores)]
+        record_measured(f"export: {program} of the documentation", abs(float(score) - scores.max()), 1e-4)
+        assert abs(float(score) - scores.max()) <= 1e-4
+
+
+def test_a_graph_that_differs_from_the_model_is_not_written(trained, tmp_path, monkeypatch, capsys):
+    load = export_task.load_graph
+
+    def wrong(*arguments):
+        runner = load(*arguments)
+        return lambda video: [scores * 1.001 for scores in runner(video)]
+
+    monkeypatch.setattr(export_task, "load_graph", wrong)
+    assert main(["task=export", f"ckpt={trained[1]}", "format=pt2", f"output={tmp_path}/w.pt2"]) == 1
+    assert "w.pt2 does not give what the model gives: largest difference" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_of_a_graph_ends_in_its_format(trained, tmp_path, capsys):
+    assert main(["task=export", f"ckpt={trained[1]}", "format=pt2", f"output={tmp_path}/w.onnx"]) == 1
+    assert "w.onnx: the name of a file in format=pt2 ends in .pt2" in capsys.readouterr().err
+
+
+def test_weights_of_elsewhere_become_a_graph_with_softmax(tmp_path, capsys):
+    torch.save({"model_state": mvit_b(**TINY).state_dict()}, tmp_path / "w.pyth")
+    assert main(["task=export", f"weights={tmp_path}/w.pyth", "format=pt2", *MODEL]) == 0
+    told = capsys.readouterr().out
+    assert f"{tmp_path}/w.pt2: " in told
+    assert "no class names" in told
+    assert "video: uint8 (batch, 3, 4, 32, 32), RGB -> probabilities (softmax), logits: float32 (batch, 3)" in told
+    assert re.search(r"one clip, median ms .*\n  eager +\d.*\n  torch.export +\d", told)

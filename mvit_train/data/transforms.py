@@ -160,11 +160,11 @@ class TestCrops:
         if num_crops not in (1, 3):
             raise ValueError(f"views: {num_crops} crops; possible are 1 (centre) and 3 (along the longer side)")
         self.crop_size, self.num_crops = crop_size, num_crops
+        self.short_side = math.floor(crop_size / CROP_PER_SHORT_SIDE) if num_crops == 1 else crop_size
         self.interpolation: Interpolation = interpolation
 
     def __call__(self, sample: Sample) -> Sample:
-        short_side = math.floor(self.crop_size / CROP_PER_SHORT_SIDE) if self.num_crops == 1 else self.crop_size
-        video = resize_short_side(sample["video"], short_side, self.interpolation)
+        video = resize_short_side(sample["video"], self.short_side, self.interpolation)
         height, width = video.shape[-2:]
         size = self.crop_size
         top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)

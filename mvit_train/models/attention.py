@@ -63,17 +63,21 @@ class PoolingAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, N, C). Returns (B, N', A), N' the tokens of the pooled query."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q = self._pooled(q, self.pool_q, self.norm_q)
-        k = self._pooled(k, self.pool_k, self.norm_k)
-        v = self._pooled(v, self.pool_v, self.norm_v)
-        q_rel, k_rel = self._relative_terms(q)
+        q, k, v = self.pooled_qkv(x)
+        q_rel, k_rel = self.relative_terms(q)
         x = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), q_rel=q_rel, k_rel=k_rel).transpose(1, 2)
         if self.residual_pooling:
             attended, x = x, x + q
             if self.num_cls:
                 x[:, 0] = attended[:, 0]
         return self.proj(x.flatten(2))
+
+    def pooled_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (B, N, C). Returns query (B, N', H, D), and key and value (B, M, H, D), as they meet."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q = self._pooled(q, self.pool_q, self.norm_q)
+        k = self._pooled(k, self.pool_k, self.norm_k)
+        return q, k, self._pooled(v, self.pool_v, self.norm_v)
 
     def _pooled(self, x: Tensor, pool: nn.Module | None, norm: nn.Module | None) -> Tensor:
         """(B, N, A) -> (B, N', H, D)"""
@@ -107,7 +111,7 @@ class PoolingAttention(nn.Module):
         k_rel = torch.cat(has_position, dim=1).float()
         self.register_buffer("k_rel", pad(k_rel, (0, 0, self.num_cls, 0)), persistent=False)
 
-    def _relative_terms(self, q: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def relative_terms(self, q: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """For `attend`: per query its products with the rows of each axis, (B, H, N', P), and the keys' positions."""
         if not self.rel_pos_axes:
             return None, None

@@ -25,11 +25,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, q_rel: Tensor | None = None, k_re
 def attend_reference(
     q: Tensor, k: Tensor, v: Tensor, *, q_rel: Tensor | None = None, k_rel: Tensor | None = None
 ) -> Tensor:
-    """The definition, by matrix products. The relative term is not scaled, as in the official code."""
+    """The definition, by matrix products."""
+    return attention_weights(q, k, q_rel=q_rel, k_rel=k_rel) @ v
+
+
+def attention_weights(q: Tensor, k: Tensor, *, q_rel: Tensor | None = None, k_rel: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(D) + q_rel k_rel^T), (B, H, Nq, Nk). The relative term is not scaled, as officially."""
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if q_rel is not None and k_rel is not None:
         logits = logits + q_rel @ k_rel.T.to(q_rel.dtype)
-    return logits.softmax(-1) @ v
+    return logits.softmax(-1)
 
 
 def attend_fused(

@@ -61,7 +61,7 @@ def pool_window(x: Tensor, thw: THW, kernel: THW, stride: THW, kind: Literal["ma
     if kind == "max" and kernel[0] == stride[0] == 1:  # the skip path: frame by frame is the same, and faster
         frames = grid.transpose(1, 2).flatten(0, 1)  # (B * t, C, h, w)
         frames = max_pool2d(frames, kernel[1:], stride[1:], padding[1:])
-        pooled = frames.permute(0, 2, 3, 1).reshape(len(x), -1, x.shape[-1])
+        pooled = frames.permute(0, 2, 3, 1).reshape(x.shape[0], -1, x.shape[-1])
     else:
         pool = max_pool3d if kind == "max" else avg_pool3d
         pooled = pool(grid, kernel, stride, padding).flatten(2).transpose(1, 2)
