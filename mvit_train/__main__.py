@@ -43,8 +43,7 @@ Often set
 
 Flags
   --cfg job     print the configuration and stop
-  --traceback   show where an error comes from
-  --version, --help"""
+  --traceback   show where an error comes from; others: --version, --help"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,9 +32,10 @@ MAX_DEPTH = 20  # of nodes in nodes
 
 # What depends on the machine, or on what is asked, not on the checkpoint that is used.
 NOT_FROM_CHECKPOINT = ("trainer", "logger", "runs", "what", "benchmark", "weights", "format", "output", "input")
+NOT_FROM_CHECKPOINT += ("top_k", "threshold", "timeline", "hop_sec", "overlay", "attention", "embeddings")
 
 # Tasks that read no data: `data` is not checked for them, so that no folder has to be named.
-WITHOUT_DATA = ("complexity", "benchmark", "export")
+WITHOUT_DATA = ("complexity", "benchmark", "export", "report")
 
 # Arguments that a task passes to `build`, by dotted path, and why the configuration cannot set them.
 INJECTED = {
@@ -101,9 +102,11 @@ def check(cfg: DictConfig) -> None:
     plain = _plain(cfg, "", checker, references)
     data, task = plain.get("data"), plain.get("task")
     if isinstance(data, dict) and (
-        task == "doctor" or plain.get("what") == "loader" or (task == "explain" and data.get("root") is None)
+        task in ("doctor", "predict")
+        or plain.get("what") == "loader"
+        or (task == "explain" and data.get("root") is None)
     ):
-        data["root"] = "."  # the doctor reports on the folder with everything else, the loader takes `input`
+        data["root"] = "."  # the doctor reports on the folder with everything else; predict and the loader take `input`
     elif task in WITHOUT_DATA and "data" in plain:
         plain["data"] = UNKNOWN
     checker.check(plain, target=Config)

@@ -22,14 +22,16 @@ from mvit_train.checkpoint import (
 )
 from mvit_train.class_list import follow
 from mvit_train.config import build, to_dict
+from mvit_train.cost import cost
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.views import Views
 from mvit_train.metrics import headline
 from mvit_train.models import LoadReport, load_pretrained
 from mvit_train.module import VideoClassifier
 from mvit_train.predictions import save_predictions
-from mvit_train.report import write_metrics, write_report
-from mvit_train.temporal import FrameOrder, frame_orders, time_sentence
+from mvit_train.report import print_summary, write_metrics, write_report
+from mvit_train.temporal import FrameOrder, frame_orders
+from mvit_train.view_curve import view_order
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,8 @@ def run(cfg) -> None:
         text, note = str(loaded), None if loaded.head == "loaded" else f"classification head {loaded.head}"
         run_dir = run_folder(Path(cfg.runs), cfg.name, cfg.run_id)
     views = Views.parse(cfg.views)
-    folder = run_dir / f"evaluate-{views}-{cfg.frame_order}"
+    asked = cfg.frame_order if isinstance(cfg.frame_order, str) else "+".join(orders)
+    folder = run_dir / f"evaluate-{views}-{asked}"
     trainer = build_trainer(cfg, run_dir, logger=False, callbacks=[])
     if text and trainer.is_global_zero:
         print(text)
@@ -156,6 +159,7 @@ def evaluate(
     manifest = data.splits["val"]
     evaluated = torch.stack([module.scores[order].complete for order in frame_orders]).all(0)
     config = module.config or {}
+    ranks = None if data.multi_label else torch.stack([module.view_ranks[order].ranks for order in frame_orders])
     scores = torch.stack([module.scores[order].by_video() for order in frame_orders])
     info = {
         "experiment": config.get("name", ""),
@@ -177,9 +181,11 @@ def evaluate(
         "substituted": [{"video": path, "reason": reason} for path, reason in module.unreadable.items()],
         "config": config,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "view_order": view_order(views),
     }
     if not trainer.is_global_zero:
         return {}
+    info["model"] = cost(module.model)
     run_dir.mkdir(parents=True, exist_ok=True)
     save_predictions(
         run_dir / "predictions.npz",
@@ -190,36 +196,8 @@ def evaluate(
         scores=scores.numpy(),
         evaluated=evaluated.numpy(),
         info=info,
+        label_ranks=None if ranks is None else ranks.numpy(),
     )
     metrics = write_metrics(run_dir)
     write_report(run_dir)
     return metrics
-
-
-def print_summary(metrics: dict[str, Any], run_dir: Path) -> None:
-    """The result in a few lines, and where everything was written."""
-    videos = metrics["videos"]
-    lines = [""]
-    for order, result in metrics["orders"].items():
-        if "mAP" in result:
-            shown = sum(row["videos"] > 0 for row in result["per_class"].values())
-            lines.append(f"  {order:8} mAP {result['mAP']:5.1f} %   over {shown} of {len(result['per_class'])} classes")
-            continue
-        lines.append(
-            f"  {order:8} top-1 {result['top1']:5.1f} %   top-5 {result['top5']:5.1f} %   "
-            f"mean class {result['mean_class_accuracy']:5.1f} %"
-        )
-    if probe := metrics["linear_probe"]:
-        lines.append(
-            f"  one centre view: fine-tuned top-1 {probe['fine_tuned_top1']:.1f} %, linear probe {probe['top1']:.1f} % "
-            f"(frozen features of the start, {probe['train_videos']} training videos)"
-        )
-    if "time" in metrics:
-        lines.append(f"  {time_sentence(metrics['time'])}")
-    lines.append(
-        f"  {videos['evaluated']} of {videos['expected']} videos evaluated, {videos['failed']} failed; "
-        f"{metrics['views']} views; {metrics['checkpoint']['path']}"
-    )
-    lines += [f"    failed: {failure['video']}: {failure['reason']}" for failure in metrics["failures"][:10]]
-    lines += [f"  {run_dir / name}" for name in ("report.html", "metrics.json", "predictions.npz")]
-    print("\n".join(lines))

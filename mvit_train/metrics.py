@@ -65,7 +65,7 @@ class ViewScores:
         """Merges the ranks in place; afterwards all ranks hold the same digits. Without peers it changes nothing."""
         if self._gathered or world_size() == 1:
             return
-        device = torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend() else "cpu"
+        device = reduction_device()
         rank, nobody = dist.get_rank(), world_size()
         owner = torch.where(self._seen, rank, nobody).to(device)
         dist.all_reduce(owner, op=dist.ReduceOp.MIN)
@@ -115,6 +115,11 @@ def on_grid(scores: Tensor) -> Tensor:
     return torch.round(scores.double() * GRID) / GRID
 
 
+def reduction_device() -> torch.device:
+    """Where the ranks can add tensors: on their GPUs under NCCL."""
+    return torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend() else torch.device("cpu")
+
+
 def world_size() -> int:
     """Number of ranks; 1 where torch.distributed is not initialised."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -135,12 +140,19 @@ def topk_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
 
     scores: (N, K); labels: (N,). Scores (.4, .4, .2): label 0 is right at k = 1, label 1 only at k = 2.
     """
+    return 100 * (label_ranks(scores, labels) < k).sum().item() / len(labels)
+
+
+def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """(N,) how many classes are ranked above the label: 0 where top-1 is right, below 5 where top-5 is.
+
+    scores: (N, K); labels: (N,).
+    """
     _check_scores(scores)
     _check_labels(labels, scores.shape[1])
     own = scores.gather(1, labels[:, None])  # (N, 1)
     earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]  # (N, K): comes first if equal
-    ahead = ((scores > own) | ((scores == own) & earlier)).sum(dim=1)  # (N,) classes ranked above the label
-    return 100 * (ahead < k).sum().item() / len(labels)
+    return ((scores > own) | ((scores == own) & earlier)).sum(dim=1)
 
 
 def mean_class_accuracy(scores: Tensor, labels: Tensor) -> float:
@@ -175,10 +187,10 @@ def summarize(scores: Tensor, labels: Tensor, class_names: Sequence[str]) -> dic
         raise ValueError(f"{scores.shape[1]} classes need as many different names, not {list(class_names)[:20]}")
     if labels.ndim == 2:
         return summarize_multi_label(scores, labels, class_names)
-    table = confusion(predict(scores), labels, len(class_names))
+    table, ranks = confusion(predict(scores), labels, len(class_names)), label_ranks(scores, labels)
     return {
-        "top1": topk_accuracy(scores, labels, 1),
-        "top5": topk_accuracy(scores, labels, 5),
+        "top1": 100 * (ranks < 1).sum().item() / len(labels),
+        "top5": 100 * (ranks < 5).sum().item() / len(labels),
         "mean_class_accuracy": mean_class_accuracy(scores, labels),
         "per_class": {
             name: _class_row(row, index, class_names)

@@ -19,6 +19,7 @@ from mvit_train.labels import Labels
 from mvit_train.metrics import Ensemble, ViewScores, summarize
 from mvit_train.optim import WarmupCosine
 from mvit_train.temporal import FrameOrder, reorder
+from mvit_train.view_curve import ViewRanks
 
 log = logging.getLogger(__name__)
 
@@ -228,15 +229,29 @@ class VideoClassifier(LightningModule):
     def on_test_epoch_start(self) -> None:
         views = self.data.test_views
         self._start_scores(self.data.splits["val"], views.clips * views.crops, self.frame_orders)
+        videos = 0 if self.multi_label else len(self.data.splits["val"])
+        self.view_ranks = {order: ViewRanks(videos, views, ensemble=self.ensemble) for order in self.frame_orders}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.failures += batch["failures"]
         if not len(batch["video"]):
             return
         for order, scores in self.scores.items():
-            video = self._reordered(batch, order)
-            chunks = [self.probabilities(self(chunk)) for chunk in video.split(self.data.eval_batch_size)]
-            scores.add(batch["video_index"], batch["view_index"], torch.cat(chunks))
+            found = self._in_equal_passes(self._reordered(batch, order))
+            scores.add(batch["video_index"], batch["view_index"], found)
+            if not self.multi_label:
+                self.view_ranks[order].add(batch["video_index"], batch["view_index"], found, batch["label"])
+
+    def _in_equal_passes(self, video: Tensor) -> Tensor:
+        """Scores (B, K), by forward passes of the same size throughout, the last one filled up: kernels differ with the
+        size of a batch, and their last digits would tell how many ranks there are and which videos failed."""
+        num_views, most = self.data.test_views.clips * self.data.test_views.crops, self.data.eval_batch_size
+        size = most // num_views * num_views or -(-num_views // -(-num_views // most))
+        chunks = []
+        for chunk in video.split(size):
+            whole = torch.cat([chunk, chunk[-1:].expand(size - len(chunk), *chunk.shape[1:])])
+            chunks.append(self.probabilities(self(whole))[: len(chunk)])
+        return torch.cat(chunks)
 
     def _reordered(self, batch: Batch, order: FrameOrder) -> Tensor:
         parts = []
@@ -247,8 +262,9 @@ class VideoClassifier(LightningModule):
         return torch.cat(parts)
 
     def on_test_epoch_end(self) -> None:
-        for scores in self.scores.values():
+        for order, scores in self.scores.items():
             scores.gather()
+            self.view_ranks[order].gather()
         self.failures = gather_failures(self.failures)
 
     def _start_scores(self, manifest: Manifest, num_views: int, orders: Sequence[FrameOrder]) -> None:

@@ -18,6 +18,8 @@ INFO_COPIED = (
     *("created", "substituted", "linear_probe"),
 )
 INFO_KEYS = (*INFO_COPIED, "data_root", "failures", "config")
+INFO_LATER = {"ensemble": "mean", "label_note": None, "linear_probe": None}
+"""Keys that files of version 0.1 lack, with what they then mean."""
 ARRAY_TYPES = {"video_ids": np.str_, "class_names": np.str_, "frame_orders": np.str_}
 ARRAY_TYPES |= {"scores": np.float32, "evaluated": np.bool_}
 
@@ -41,7 +43,10 @@ class Predictions:
             "label_fingerprint", "label_note": what was done to make classes agree, or None, "data_fingerprint",
             "failures" and "substituted" (training videos that could not be read, replaced by others):
             [{"video", "reason"}], "linear_probe": of `train.compare`, or None,
-            "config": the resolved config as a nested dict, "created"}.
+            "config": the resolved config as a nested dict, "created",
+            and where known "model": {"params", "gflops": of a view}, "view_order": of `label_ranks`, (clip, crop)}.
+        label_ranks: (O, N, V) int32, how many classes are ranked above the label after the first 1, 2, ... V views in
+            the order `info["view_order"]`; -1 where a video failed. None for several labels a video.
     """
 
     video_ids: Sequence[str]
@@ -51,6 +56,7 @@ class Predictions:
     scores: np.ndarray
     evaluated: np.ndarray
     info: dict[str, Any]
+    label_ranks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.frame_orders), len(self.video_ids), len(self.class_names))
@@ -58,6 +64,8 @@ class Predictions:
             raise ValueError(f"scores have shape {self.scores.shape}, expected (orders, videos, classes) = {shape}")
         if self.labels.shape not in (shape[1:2], shape[1:]) or self.evaluated.shape != shape[1:2]:
             raise ValueError(f"labels {self.labels.shape} and evaluated {self.evaluated.shape}, expected {shape[1:2]}")
+        if self.label_ranks is not None and self.label_ranks.shape[:2] != shape[:2]:
+            raise ValueError(f"label_ranks have shape {self.label_ranks.shape}, expected {shape[:2]} and the views")
         if missing := [key for key in INFO_KEYS if key not in self.info]:
             raise ValueError(f"info lacks {', '.join(missing)}")
         broken = self.evaluated & np.isnan(self.scores).any(axis=(0, 2))
@@ -95,6 +103,8 @@ def save_predictions(path: Path, **fields: Any) -> None:
     predictions = Predictions(**fields)
     arrays: dict[str, Any] = {name: np.array(getattr(predictions, name), kind) for name, kind in ARRAY_TYPES.items()}
     arrays["labels"] = np.array(predictions.labels, np.bool_ if predictions.multi_label else np.int64)
+    if predictions.label_ranks is not None:
+        arrays["label_ranks"] = np.array(predictions.label_ranks, np.int32)
     replace_file(path, lambda file: np.savez(file, **arrays, info=np.array(json.dumps(predictions.info))))
 
 
@@ -103,9 +113,9 @@ def load_predictions(path: Path) -> Predictions:
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in ARRAY_TYPES}
         lists = {name: array.tolist() if ARRAY_TYPES[name] is np.str_ else array for name, array in arrays.items()}
-        info = {"ensemble": "mean", "label_note": None, "linear_probe": None}  # version 0.1 had none of them
-        info |= json.loads(str(file["info"]))
-        return Predictions(**lists, labels=file["labels"], info=info)
+        info = INFO_LATER | json.loads(str(file["info"]))
+        ranks = file["label_ranks"] if "label_ranks" in file.files else None
+        return Predictions(**lists, labels=file["labels"], info=info, label_ranks=ranks)
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -7,10 +7,15 @@ from typing import Any, Literal
 
 from mvit_train.signatures import Node
 
-NEED_A_MODEL = ("evaluate", "export")
+FrameOrder = Literal[
+    "forward", "shuffle", "shuffle_2", "shuffle_3", "jumble_2", "jumble_4", "reverse", "freeze", "half_rate"
+]
+"""What `mvit_train.temporal` makes of the frames of a clip."""
+
+NEED_A_MODEL = ("evaluate", "predict", "export")
 """Tasks that use a trained model: of `ckpt`, whose configuration they then take, or of `weights`."""
 
-FORMATS = {"export": ("safetensors", "slowfast", "torchvision")}
+FORMATS = {"export": ("safetensors", "slowfast", "torchvision", "pt2", "onnx"), "predict": ("table", "json", "csv")}
 """What a task writes by `format`; the first if none is given."""
 
 
@@ -37,7 +42,7 @@ class Augment:
 class Config:
     """The root, field by field conf/config.yaml. A `Node` is a call; a dataclass is a group of plain values."""
 
-    task: Literal["train", "evaluate", "complexity", "benchmark", "export", "doctor", "explain"]
+    task: Literal["train", "evaluate", "predict", "complexity", "benchmark", "export", "doctor", "explain", "report"]
     what: Literal["model", "all", "decode", "loader"]
     name: str
     run_id: str | None
@@ -45,11 +50,18 @@ class Config:
     seed: int
     ckpt: Path | None
     weights: Path | None
-    format: Literal["slowfast", "torchvision", "safetensors"] | None
+    format: Literal["slowfast", "torchvision", "safetensors", "pt2", "onnx", "table", "json", "csv"] | None
     output: Path | None
     input: Path | list[Path] | None
     views: str
-    frame_order: Literal["forward", "shuffle", "reverse", "freeze", "all"]
+    top_k: int
+    threshold: float | None
+    timeline: bool
+    hop_sec: float | None
+    overlay: Path | None
+    attention: Path | None
+    embeddings: Path | None
+    frame_order: Literal["all", "card"] | FrameOrder | list[FrameOrder]
     clip: Clip
     benchmark: Node
     model: Node
@@ -74,9 +86,36 @@ class Config:
             mistakes["input"] = f"what={what} needs input=FILE, or a folder of videos"
         if (form := arguments.get("format")) is not None and form not in FORMATS.get(task or "", (form,)):
             mistakes["format"] = f"task={task} writes {', '.join(FORMATS[task or ''])}"
+        if task == "report" and "input" in arguments:
+            sources = source if isinstance(source, list) else [source] if source else []
+            if missing := [str(path) for path in sources if not path.exists()] or ([] if sources else ["null"]):
+                mistakes["input"] = f"task=report needs evaluations, folders or predictions.npz: no {missing[0]}"
+        if task == "predict":
+            mistakes |= _predict_mistakes(arguments)
         if not re.fullmatch(r"[1-9]\d*x[13]", arguments.get("views", "1x1")):
             mistakes["views"] = "must be clips x crops, with 1 or 3 crops, such as 5x1"
         return mistakes
+
+
+def _predict_mistakes(arguments: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with the values that task=predict alone reads."""
+    mistakes = {}
+    if "input" in arguments and arguments["input"] is None:
+        mistakes["input"] = "task=predict needs input=: a file, folder, pattern such as 'clips/*.mp4', or list of them"
+    if arguments.get("top_k", 1) < 1:
+        mistakes["top_k"] = "must be at least 1"
+    if not 0 <= (arguments.get("threshold") or 0) <= 1:
+        mistakes["threshold"] = "is a score, 0 to 1"
+    if (hop_sec := arguments.get("hop_sec")) is not None and hop_sec <= 0:
+        mistakes["hop_sec"] = "must be more than 0 seconds"
+    elif hop_sec is not None and not arguments.get("timeline", True):
+        mistakes["hop_sec"] = "is for timeline=true"
+    attention = arguments.get("attention")
+    if attention is not None and arguments.get("timeline"):
+        mistakes["attention"] = "shows the clips of `views`, not those of timeline=true"
+    elif attention is not None and attention == arguments.get("overlay"):
+        mistakes["attention"] = "is where the overlay goes"
+    return mistakes
 
 
 def _source_mistakes(arguments: dict[str, Any]) -> dict[str, str]:

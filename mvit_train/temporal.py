@@ -1,4 +1,4 @@
-"""Does a model look at time? Its accuracy when the frames of a clip are shuffled, reversed or frozen.
+"""Does a model look at time? Its accuracy when the frames of a clip are shuffled, jumbled, reversed or frozen.
 
 A model that scores the same on shuffled frames recognises scenes, not motion (MViT, arXiv 2104.11227, Table 9:
 shuffling costs MViT-B 7.1 points of K400 top-1, 77.2 -> 70.1, and ViT-B 0.1).
@@ -6,44 +6,90 @@ shuffling costs MViT-B 7.1 points of K400 top-1, 77.2 -> 70.1, and ViT-B 0.1).
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import LongTensor, Tensor
 
-FrameOrder = Literal["forward", "shuffle", "reverse", "freeze"]
-FRAME_ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
+from mvit_train.schema import FrameOrder
+
+CARD_ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
+FRAME_ORDERS: tuple[FrameOrder, ...] = ("forward", "shuffle", "reverse", "freeze")
+SHUFFLES: tuple[FrameOrder, ...] = ("shuffle", "shuffle_2", "shuffle_3")
+ONE_SET: tuple[FrameOrder, ...] = (*SHUFFLES, "jumble_2", "jumble_4", "reverse")
+"""Orders that show every frame once: a model that takes no account of the order scores as forward in each of them."""
 
 
-def frame_orders(asked: FrameOrder | Literal["all"], num_frames: int) -> tuple[FrameOrder, ...]:
-    """The orders to evaluate. One frame has one order: "all" is then ("forward",), any other a ValueError."""
-    if num_frames > 1 or asked == "forward":
-        return FRAME_ORDERS if asked == "all" else (asked,)
-    if asked != "all":
-        raise ValueError(f"frame_order={asked}: a clip of clip.num_frames=1 has no order of frames")
-    return ("forward",)
+def frame_orders(asked: str | Sequence[str], num_frames: int) -> tuple[FrameOrder, ...]:
+    """The orders to evaluate: those named, "all" for FRAME_ORDERS, or "card" for all that clips of this length have.
+
+    One frame has one order: "all" and "card" are then ("forward",). ValueError for a named order that is unknown or
+    that such clips do not have.
+    """
+    if asked == "all":
+        return FRAME_ORDERS if num_frames > 1 else ("forward",)
+    if asked == "card":
+        return tuple(order for order in CARD_ORDERS if num_frames > 1 and not _obstacle(order, num_frames)) or (
+            "forward",
+        )
+    named = (asked,) if isinstance(asked, str) else tuple(dict.fromkeys(asked))
+    if not named:
+        raise ValueError("frame_order=[] names no order of frames")
+    for order in named:
+        if num_frames == 1 and order in CARD_ORDERS and order != "forward":
+            raise ValueError(f"frame_order={order}: a clip of clip.num_frames=1 has no order of frames")
+        if obstacle := _obstacle(order, num_frames):
+            raise ValueError(f"frame_order={order}: {obstacle}")
+    return cast(tuple[FrameOrder, ...], named)
 
 
-def frame_permutation(order: FrameOrder, num_frames: int, video_id: str, clip_index: int) -> LongTensor:
+def frame_permutation(order: str, num_frames: int, video_id: str, clip_index: int) -> LongTensor:
     """(T,) frame indices that put a clip into the given order.
 
-    `shuffle` depends on the video and the clip alone: the crops of a clip share it, and so do all runs and machines.
-    `freeze` repeats the middle frame. 4 frames: forward 0 1 2 3, reverse 3 2 1 0, freeze 2 2 2 2.
+    What is drawn depends on the order, the video and the clip alone: the crops of a clip share it, and so do all runs
+    and machines. `freeze` repeats the middle frame, `half_rate` holds every second frame twice, `jumble_2` permutes
+    blocks of 2 consecutive frames, never into their own order; the order within a block stays.
+    4 frames: forward 0 1 2 3, reverse 3 2 1 0, freeze 2 2 2 2, half_rate 0 0 2 2, jumble_2 2 3 0 1.
     """
-    if order not in FRAME_ORDERS:
-        raise ValueError(f"frame order {order!r} is none of {', '.join(FRAME_ORDERS)}")
+    if obstacle := _obstacle(order, num_frames):
+        raise ValueError(f"frame order {order!r} {obstacle}" if order not in CARD_ORDERS else f"{order}: {obstacle}")
     frames = torch.arange(num_frames)
-    if order == "shuffle":
-        seed = zlib.crc32(f"{video_id}\0{clip_index}".encode(errors="surrogateescape"))
-        frames = torch.randperm(num_frames, generator=torch.Generator().manual_seed(seed))
+    if order in SHUFFLES:
+        frames = torch.randperm(num_frames, generator=_generator(order, video_id, clip_index))
+    elif order in BLOCKS:
+        blocks, generator = frames.view(-1, BLOCKS[order]), _generator(order, video_id, clip_index)
+        kept = frames[: len(blocks)]
+        while torch.equal(places := torch.randperm(len(blocks), generator=generator), kept):
+            pass
+        frames = blocks[places].flatten()
     elif order == "reverse":
         frames = frames.flip(0)
     elif order == "freeze":
         frames = torch.full_like(frames, num_frames // 2)
+    elif order == "half_rate":
+        frames = frames // 2 * 2
     return frames  # type: ignore[return-value]
 
 
-def reorder(video: Tensor, order: FrameOrder, video_id: str, clip_index: Sequence[int] | Tensor) -> Tensor:
+BLOCKS = {"jumble_2": 2, "jumble_4": 4}  # frames in a block
+
+
+def _obstacle(order: str, num_frames: int) -> str | None:
+    """Why clips of so many frames do not have this order."""
+    if order not in CARD_ORDERS:
+        return f"is none of {', '.join(CARD_ORDERS)}"
+    block = BLOCKS.get(order)
+    if block and (num_frames % block or num_frames < 2 * block):
+        return f"clip.num_frames={num_frames} is not two or more whole blocks of {block} frames"
+    return None
+
+
+def _generator(order: str, video_id: str, clip_index: int) -> torch.Generator:
+    name = f"{video_id}\0{clip_index}" if order == "shuffle" else f"{video_id}\0{clip_index}\0{order}"
+    return torch.Generator().manual_seed(zlib.crc32(name.encode(errors="surrogateescape")))
+
+
+def reorder(video: Tensor, order: str, video_id: str, clip_index: Sequence[int] | Tensor) -> Tensor:
     """The views of one video, (V, 3, T, S, S), with the frames of each in the given order; view v is of
     clip `clip_index[v]`."""
     clips = [int(clip) for clip in clip_index]

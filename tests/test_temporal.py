@@ -1,11 +1,14 @@
 import subprocess
 import sys
+import zlib
 
 import pytest
 import torch
 
 from mvit_train.temporal import (
+    CARD_ORDERS,
     FRAME_ORDERS,
+    ONE_SET,
     frame_orders,
     frame_permutation,
     paired_change,
@@ -23,6 +26,10 @@ from mvit_train.temporal import (
         ("freeze", 4, [2, 2, 2, 2]),
         ("freeze", 5, [2, 2, 2, 2, 2]),
         ("shuffle", 1, [0]),
+        ("half_rate", 6, [0, 0, 2, 2, 4, 4]),
+        ("half_rate", 5, [0, 0, 2, 2, 4]),
+        ("jumble_2", 4, [2, 3, 0, 1]),  # of two blocks there is no other order than this
+        ("jumble_4", 8, [4, 5, 6, 7, 0, 1, 2, 3]),
     ],
 )
 def test_orders_of_small_clips_are_as_written_by_hand(order, num_frames, expected):
@@ -33,6 +40,29 @@ def test_a_shuffle_is_a_permutation_that_depends_on_video_and_clip():
     seen = {tuple(frame_permutation("shuffle", 16, video, clip).tolist()) for video in "abcde" for clip in range(5)}
     assert len(seen) == 25
     assert all(sorted(frames) == list(range(16)) for frames in seen)
+
+
+def test_the_shuffles_differ_from_each_other_and_the_first_is_that_of_version_0_1():
+    drawn = [frame_permutation(order, 16, "a.mp4", 0).tolist() for order in ("shuffle", "shuffle_2", "shuffle_3")]
+    assert len({tuple(frames) for frames in drawn}) == 3
+    generator = torch.Generator().manual_seed(zlib.crc32(b"a.mp4\x000"))
+    assert drawn[0] == torch.randperm(16, generator=generator).tolist()
+
+
+@pytest.mark.parametrize(("order", "block"), [("jumble_2", 2), ("jumble_4", 4)])
+def test_a_jumble_moves_whole_blocks_and_never_leaves_all_in_place(order, block):
+    found = {tuple(frame_permutation(order, 16, f"{video}.mp4", clip).tolist()) for video in "abcde" for clip in (0, 1)}
+    assert len(found) > 5
+    for frames in found:
+        blocks = torch.tensor(frames).view(-1, block)
+        assert (blocks.diff(dim=1) == 1).all()
+        assert (blocks[:, 0] % block == 0).all()
+        assert sorted(frames) == list(range(16)) != list(frames)
+
+
+@pytest.mark.parametrize("order", ONE_SET)
+def test_these_orders_show_every_frame_once(order):
+    assert sorted(frame_permutation(order, 8, "a.mp4", 1).tolist()) == list(range(8))
 
 
 def test_a_shuffle_is_the_same_in_another_process_and_leaves_the_global_generator_alone():
@@ -49,11 +79,11 @@ def test_a_file_name_that_is_not_unicode_can_be_shuffled():
 
 
 def test_an_unknown_order_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'backward' is none of forward, shuffle, reverse, freeze"):
+    with pytest.raises(ValueError, match=r"'backward' is none of forward, shuffle, shuffle_2, .*, freeze, half_rate"):
         frame_permutation("backward", 4, "a.mp4", 0)
 
 
-@pytest.mark.parametrize("order", FRAME_ORDERS)
+@pytest.mark.parametrize("order", CARD_ORDERS)
 def test_reorder_moves_the_frames_of_each_view_by_its_clips_permutation(order):
     video = torch.randn(6, 3, 8, 2, 2)
     clips = torch.tensor([0, 0, 0, 1, 1, 1])
@@ -125,10 +155,28 @@ def test_paired_change_equals_the_textbook_interval():
         ("shuffle", 8, ("shuffle",)),
         ("all", 1, ("forward",)),
         ("forward", 1, ("forward",)),
+        ("card", 8, CARD_ORDERS),
+        ("card", 4, tuple(order for order in CARD_ORDERS if order != "jumble_4")),
+        ("card", 5, tuple(order for order in CARD_ORDERS if not order.startswith("jumble"))),
+        ("card", 1, ("forward",)),
+        (["reverse", "forward", "reverse"], 8, ("reverse", "forward")),
     ],
 )
-def test_one_frame_has_one_order(asked, num_frames, expected):
+def test_the_orders_are_those_asked_for_that_clips_of_this_length_have(asked, num_frames, expected):
     assert frame_orders(asked, num_frames) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("jumble_4", r"frame_order=jumble_4: clip\.num_frames=6 is not two or more whole blocks of 4 frames"),
+        (["forward", "backward"], "frame_order=backward: is none of forward, shuffle"),
+        ([], r"frame_order=\[\] names no order"),
+    ],
+)
+def test_an_order_that_the_clips_do_not_have_is_refused(asked, message):
+    with pytest.raises(ValueError, match=message):
+        frame_orders(asked, 6)
 
 
 def test_another_order_of_one_frame_is_refused():

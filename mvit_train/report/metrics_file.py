@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from mvit_train.calibration import calibration
 from mvit_train.labels import Labels
 from mvit_train.metrics import predict, summarize
-from mvit_train.predictions import INFO_COPIED, load_predictions, replace_file
+from mvit_train.predictions import INFO_COPIED, Predictions, load_predictions, replace_file
+from mvit_train.report.card import card
 from mvit_train.temporal import paired_change, time_report
 
 PREDICTIONS, METRICS = "predictions.npz", "metrics.json"
@@ -21,8 +23,10 @@ def write_metrics(run_dir: Path) -> dict[str, Any]:
     "failures": [{"video", "reason"}], "orders": {order: `metrics.summarize`},
     "change": {order: {"top1", "interval"}}: points against forward and half their 95 % interval, where both were run,
     {"mAP", "interval": None} where a video may have several labels,
-    "time": `temporal.time_report` if forward and reverse were run on videos of one label each}.
-    Accuracies are percent of the videos evaluated, ValueError if there are none.
+    "time": `temporal.time_report` if forward and reverse were run on videos of one label each,
+    "model": {"params", "gflops"} or None, the keys of `card.card`, "calibration": {order: `calibration.calibration`},
+    "views_curve": `views_curve` where the file has it}. docs/evaluation.md explains every key.
+    Accuracies are percent of the videos evaluated, ValueError if there are none. Intervals are of 95 %.
     """
     predictions = load_predictions(run_dir / PREDICTIONS)
     scores, labels = predictions.of_evaluated()
@@ -47,6 +51,22 @@ def write_metrics(run_dir: Path) -> dict[str, Any]:
         metrics["change"][order] = {"top1": points, "interval": interval}
     if {"forward", "reverse"} <= scores.keys() and not predictions.multi_label:
         metrics["time"] = time_report(predictions.confusions(), predictions.class_names)
+    metrics["model"] = predictions.info.get("model")
+    metrics |= card(predictions, metrics["orders"])
+    metrics["calibration"] = {order: calibration(table.numpy(), labels.numpy()) for order, table in scores.items()}
+    if predictions.label_ranks is not None:
+        metrics["views_curve"] = views_curve(predictions, predictions.label_ranks)
     text = json.dumps(metrics, indent=1, allow_nan=False)
     replace_file(run_dir / METRICS, lambda file: file.write(text.encode()))
     return metrics
+
+
+def views_curve(predictions: Predictions, label_ranks: np.ndarray) -> dict[str, Any]:
+    """Accuracy in percent after the first 1, 2, ... V views of every video: {"order": [[clip, crop], ...] of the V
+    views, "top1": {frame order: (V,)}, "top5": {frame order: (V,)}}; the last is that of the evaluation."""
+    ranks = dict(zip(predictions.frame_orders, label_ranks[:, predictions.evaluated], strict=True))
+    curves = {
+        name: {order: (100 * (table < k).sum(axis=0) / len(table)).tolist() for order, table in ranks.items()}
+        for name, k in (("top1", 1), ("top5", 5))
+    }
+    return {"order": predictions.info["view_order"], **curves}

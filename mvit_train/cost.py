@@ -1,0 +1,22 @@
+"""What a model costs, for the tables that set it beside its accuracy."""
+
+import copy
+import itertools
+from typing import Any
+
+from torch import nn
+
+from mvit_train.complexity import ACTIVATIONS, operations
+from mvit_train.models import MViT
+
+
+def cost(model: nn.Module) -> dict[str, Any]:
+    """{"params": their number, "gflops": 1e9 multiply-adds of one view as `task=complexity` counts them, or None for a
+    model that is no MViT}. It traces a copy on the meta device, which computes nothing."""
+    params = sum(parameter.numel() for parameter in model.parameters())
+    if not isinstance(model, MViT):
+        return {"params": params, "gflops": None}
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    traced = copy.deepcopy(model, {id(tensor): tensor.detach().to("meta") for tensor in tensors})
+    counts = operations(traced.eval())
+    return {"params": params, "gflops": sum(n for name, n in counts.items() if name != ACTIVATIONS) / 1e9}
