@@ -25,6 +25,7 @@ from mvit_train.config import build, to_dict
 from mvit_train.cost import cost
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.views import Views
+from mvit_train.example_attention import write_example_attention
 from mvit_train.metrics import headline
 from mvit_train.models import LoadReport, load_pretrained
 from mvit_train.module import VideoClassifier
@@ -199,5 +200,6 @@ def evaluate(
         label_ranks=None if ranks is None else ranks.numpy(),
     )
     metrics = write_metrics(run_dir)
+    write_example_attention(module, data, run_dir)
     write_report(run_dir)
     return metrics

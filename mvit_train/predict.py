@@ -128,7 +128,7 @@ def draw(predictor: Predictor, prediction: Prediction, rows: Sequence[tuple[str,
 def draw_attention(predictor: Predictor, path: Path, views: str, target: Path) -> str:
     """Writes where the model looks. Returns what went wrong, "" if nothing."""
     try:
-        write_attention(predictor, path, target, views=views)
+        write_attention(predictor.module, predictor.data, path, target, views=views)
     except DecodeError as error:
         return f"no attention: {error.reason}"
     return ""

@@ -33,7 +33,10 @@ ALLOWED = {
     "mp4": {"predictions"},
     "report": {"calibration", "labels", "metrics", "mp4", "papers", "predictions", "report", "statistics", "temporal"},
     "checkpoint": {"labels"},
-    "tracking": set(),
+    "wandb_run": set(),
+    "media": {"data", "metrics", "mp4", "wandb_run"},
+    "telemetry": {"cost"},
+    "tracking": {"media", "wandb_run"},
     "class_list": {"checkpoint", "data"},
     "module": {"data", "labels", "metrics", "temporal", "optim", "view_curve"},
     "memory": {"models", "ops"},
@@ -47,6 +50,7 @@ ALLOWED = {
     "attention_overlay": {"models", "mp4"},
     "prediction": {"checkpoint", "config", "data", "labels", "metrics", "models", "module", "mp4", "prediction"}
     | {"attention_overlay", "temporal"},
+    "example_attention": {"data", "models", "module", "prediction", "predictions", "report"},
     "predict": {"data", "prediction", "predictions"},
     "explain": {"checkup", "complexity", "config", "data", "models", "optim", "papers"},
 }
@@ -54,8 +58,9 @@ ONLY_IN = {
     "hydra": {"config"},
     "omegaconf": {"config"},
     "lightning": {"__main__", "data.datamodule", "early_stop", "guard", "linear_probe", "module", "checkpoint"}
-    | {"tracking", "train", "evaluate"},
-    "wandb": set(),
+    | {"media", "telemetry", "tracking", "train", "evaluate", "wandb_run"},
+    "wandb": {"wandb_run"},
+    "wandb_workspaces": {"dashboard"},
     "pytorchvideo": {
         "data.datamodule",
         "data.dataset",
@@ -70,7 +75,7 @@ ONLY_IN = {
     "av": {"data.stream", "data.decode", "data.walk", "data.needed", "data.motion", "mp4", "report.examples"}
     | {"prediction.reading", "benchmarks.decode", "benchmarks.loader", "benchmarks.readers", "checkup.surroundings"},
     "plotly": {"report.page"},
-    "PIL": {"data.image", "data.shapes", "prediction.overlay"},
+    "PIL": {"data.image", "data.shapes", "media", "prediction.overlay", "wandb_run"},
     "torchmetrics": {"average_precision"},
     "onnxruntime": {"exporting.files"},
     "safetensors": {"export", "models.weight_files"},

@@ -14,28 +14,32 @@ from mvit_train.data.transforms import TestCrops
 from mvit_train.data.views import Views, clip_times
 from mvit_train.models import MViT
 from mvit_train.models.rollout import Method
+from mvit_train.module import VideoClassifier
 from mvit_train.mp4 import write_mp4
-from mvit_train.prediction.predictor import Predictor
 from mvit_train.prediction.reading import sampler_of, watched
 
 TimedViews = tuple[np.ndarray, list[list[float]]]  # uint8 (V, 3, T, S, S), and the T times of each view in seconds
 
 
 def write_attention(
-    predictor: Predictor, path: Path, target: Path, *, views: str = "5x1", method: Method = "rollout"
+    module: VideoClassifier,
+    data: VideoDataModule,
+    path: Path,
+    target: Path,
+    *,
+    views: str = "5x1",
+    method: Method = "rollout",
 ) -> None:
     """Writes an mp4 of the views of a video or image, one after another, with heat where the model looks.
 
     Computed in the precision of the weights, without autocast. DecodeError: the file cannot be read.
     """
-    data = predictor.data
     arguments = (path, data, Views.parse(views))
     found = (
         watched(timed_views, *arguments, timeout_sec=data.timeout_sec) if data.num_workers else timed_views(*arguments)
     )
     pixels, times = next(found)
-    model = cast(MViT, predictor.module.model)
-    normalise = predictor.module.normalise
+    model, normalise = cast(MViT, module.model), module.normalise
     write_mp4(target, attention_frames(model, torch.from_numpy(pixels), times, normalise=normalise, method=method))
 
 

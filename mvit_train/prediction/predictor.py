@@ -197,7 +197,7 @@ class Predictor:
             if times:
                 of_views, view_features = self.score(views.flatten(0, 1))
                 spans += times
-                scores.append(_together(of_views.unflatten(0, (-1, crops)), self.module.ensemble))
+                scores.append(together(of_views.unflatten(0, (-1, crops)), self.module.ensemble))
                 features.append(view_features)
             if failure and not spans:
                 raise failure
@@ -236,7 +236,7 @@ class Predictor:
         return Prediction(
             path=path,
             classes=self.labels.names,
-            probabilities=_together(view_scores, self.module.ensemble),
+            probabilities=together(view_scores, self.module.ensemble),
             view_scores=view_scores,
             embedding=features.mean(0),
             multi_label=self.module.multi_label,
@@ -268,7 +268,7 @@ def _chunks(
         yield times, buffer[: len(times)], failure
 
 
-def _together(view_scores: Tensor, ensemble: Ensemble) -> Tensor:
+def together(view_scores: Tensor, ensemble: Ensemble) -> Tensor:
     """(..., V, K) to (..., K) float32, with the arithmetic of `ViewScores`, which knows no more than 2^13 views."""
     if ensemble == "max":
         return view_scores.amax(-2)
