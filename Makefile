@@ -7,7 +7,7 @@ ARGS ?=
 
 .PHONY: help install train compare test lint type
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## create .venv with this package in it
 
@@ -21,13 +21,10 @@ train: $(INSTALLED) ## train and evaluate a small MViT on the built-in videos; A
 	$(BIN)/python -m mvit_train $(ARGS)
 
 COMPARED = augment=motion_k400 run_id=compared
-WITH_STEM = 'model.patch_kernel=[3,7,7]' model.stem_init=difference
-compare: $(INSTALLED) ## train MViT and two ViT of equal cost on the built-in videos, and print how they use time
+compare: $(INSTALLED) ## train MViT and a ViT of equal cost on the built-in videos, and print how they use time
 	$(BIN)/python -m mvit_train name=motion_mvit $(COMPARED) $(ARGS)
-	$(BIN)/python -m mvit_train name=motion_vit_stem model=vit_small $(WITH_STEM) $(COMPARED) $(ARGS)
 	$(BIN)/python -m mvit_train name=motion_vit model=vit_small $(COMPARED) $(ARGS)
-	$(BIN)/python -m mvit_train task=report \
-		'input=[runs/motion_mvit/compared,runs/motion_vit_stem/compared,runs/motion_vit/compared]'
+	$(BIN)/python -m mvit_train task=report 'input=[runs/motion_mvit/compared,runs/motion_vit/compared]'
 
 test: $(INSTALLED) ## lint, type check and run all tests
 	$(MAKE) --no-print-directory lint type
@@ -39,3 +36,6 @@ lint: $(INSTALLED) ## ruff: rules and format
 
 type: $(INSTALLED) ## pyright
 	$(BIN)/pyright
+
+wandb-sync: $(INSTALLED) ## send a run that was logged offline to W&B; RUN=runs/NAME/RUN_ID
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m mvit_train.wandb_sync $(RUN)
