@@ -3,24 +3,22 @@
 Nothing is read but manifests, where `data.root` is given, and nothing is computed: the model is on the meta device.
 """
 
-import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
 from mvit_train.checkup.findings import WIDTH
 from mvit_train.complexity import ACTIVATIONS, operations
-from mvit_train.config import conf_dir
 from mvit_train.data.clip_augment import ClipAugment
 from mvit_train.data.rand_augment import OPS, PROBABILITY, RandAugment
 from mvit_train.data.transforms import ClipTransform, JitteredCrop, RandomResizedCrop
-from mvit_train.data.views import clip_sampler, clip_times
+from mvit_train.data.views import clip_times
 from mvit_train.models import MViT
 from mvit_train.optim import parameter_groups
 from mvit_train.papers.differences import differences, not_stated
+from mvit_train.papers.header import Header
 from mvit_train.papers.recipes import PAPERS
 from mvit_train.papers.released import RELEASED
 from mvit_train.papers.training_plan import NUM_CLASSES, PREDICTED_CLIPS_PER_SEC, TrainingPlan
@@ -72,25 +70,6 @@ def show(key: str, text: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the file of an experiment says: the accuracy to expect, and what its weights should come from."""
-
-    expected: str | None = None
-    starts_from: str | None = None
-
-    @classmethod
-    def read(cls, name: str) -> "Header":
-        file = conf_dir() / "experiment" / f"{name}.yaml"
-        if not file.is_file():
-            return cls()
-        text = file.read_text(encoding="utf-8")
-        comment = " ".join(line[1:].strip() for line in text.splitlines() if line.startswith("#"))
-        expected = re.search(r"Expected: (.*?)\.(?= [A-Z0-9]|$)", comment)  # one sentence; 78.4 does not end it
-        weights = re.search(r"^weights: <(.*)>$", text, re.MULTILINE)
-        return cls(expected and expected[1], weights and weights[1])
 
 
 def about_model(plan: TrainingPlan, header: Header, gflops: float) -> Iterator[Line]:
@@ -156,14 +135,7 @@ def _videos(plan: TrainingPlan) -> str:
 def frame_numbers(plan: TrainingPlan, num_clips: int | None) -> list[list[int]]:
     """Which frames of the example the samplers take, clip by clip; num_clips None: in training."""
     data, fps = plan.data, Fraction(EXAMPLE_FPS)
-    sampler = clip_sampler(
-        data.sampling,
-        num_frames=data.num_frames,
-        sampling_rate=data.sampling_rate,
-        num_clips=num_clips,
-        target_fps=data.target_fps,
-        count=data.count,
-    )
+    sampler = data.clip_sampler(num_clips)
     rng = np.random.default_rng(data.seed)
     clips = clip_times(sampler, duration=Fraction(EXAMPLE_SEC), fps=fps, num_frames=data.num_frames, rng=rng)
     return [[int(time * fps) for time in clip] for clip in clips]

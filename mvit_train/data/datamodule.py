@@ -11,6 +11,7 @@ from pytorchvideo.data.clip_sampling import ClipSampler
 from torch.utils.data import DataLoader
 
 from mvit_train.data.built_in import BuiltInSet
+from mvit_train.data.corruptions import Corruption
 from mvit_train.data.dataset import TestViews, TrainClips, collate
 from mvit_train.data.erasing import RandomErasing
 from mvit_train.data.loader import ResilientLoader
@@ -107,6 +108,7 @@ class VideoDataModule(LightningDataModule):
         self.balance_classes, self.flip_left_right = balance_classes, flip_left_right
         self.num_workers, self.timeout_sec, self.seed = num_workers, timeout_sec, seed
         self.test_views = Views(1, 1)
+        self.corruption: Corruption | None = None  # of the test
         self._splits: dict[Split, Manifest] | None = None
         self._condemned: dict[Split, dict[int, str]] = {"train": {}, "val": {}}  # known to all loaders of a split
 
@@ -170,7 +172,7 @@ class VideoDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         dataset = TrainClips(
             self.splits["train"],
-            clip_sampler=self._clips(None),
+            clip_sampler=self.clip_sampler(None),
             num_frames=self.num_frames,
             transform=self.transform,
             repeats=self.repeats,
@@ -185,7 +187,7 @@ class VideoDataModule(LightningDataModule):
         return self._test_loader(Views(1, 1))
 
     def test_dataloader(self) -> DataLoader:
-        return self._test_loader(self.test_views)
+        return self._test_loader(self.test_views, corruption=self.corruption)
 
     def centre_loader(self, split: Split, max_videos: int | None = None) -> DataLoader:
         """This rank's share of one central view of the videos of a split, or of some drawn by `seed`."""
@@ -195,19 +197,27 @@ class VideoDataModule(LightningDataModule):
             videos = sorted(chosen.tolist())
         return self._test_loader(Views(1, 1), split, videos)
 
-    def _test_loader(self, views: Views, split: Split = "val", videos: Sequence[int] | None = None) -> DataLoader:
+    def _test_loader(
+        self,
+        views: Views,
+        split: Split = "val",
+        videos: Sequence[int] | None = None,
+        corruption: Corruption | None = None,
+    ) -> DataLoader:
         dataset = TestViews(
             self.splits[split],
-            clip_sampler=self._clips(views.clips),
+            clip_sampler=self.clip_sampler(views.clips),
             num_frames=self.num_frames,
             transform=TestCrops(self.crop_size, views.crops, self.interpolation),
+            corruption=corruption,
         )
         dataset.condemned = self._condemned[split]
         videos = range(len(dataset)) if videos is None else videos
         sampler = Shard(videos, rank=self._rank, world_size=self._world_size)
         return self._loader(dataset, sampler, max(self.eval_batch_size // (views.clips * views.crops), 1))
 
-    def _clips(self, num_clips: int | None) -> ClipSampler | FrameSampler:
+    def clip_sampler(self, num_clips: int | None) -> ClipSampler | FrameSampler:
+        """Where the clips of a video lie: `num_clips` of them in a test; None: one at random, for training."""
         return clip_sampler(
             self.sampling,
             num_frames=self.num_frames,

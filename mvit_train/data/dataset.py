@@ -18,11 +18,13 @@ from pytorchvideo.data.clip_sampling import ClipSampler
 from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 
+from mvit_train.data.corruptions import Corruption
 from mvit_train.data.decode import DecodeError, PathHandler
 from mvit_train.data.erasing import Erasure, RandomErasing
 from mvit_train.data.loader import Place
 from mvit_train.data.manifest import Manifest
 from mvit_train.data.sampler import EpochIndex
+from mvit_train.data.transforms import TestCrops, resize_short_side
 from mvit_train.data.views import FrameSampler, Seconds, clip_times
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
@@ -208,16 +210,31 @@ class TrainClips(KineticsView):
 
 
 class TestViews(KineticsView):
-    """All test views of a video. A video that cannot be read yields no view and one failure; it is never replaced."""
+    """All test views of a video. A video that cannot be read yields no view and one failure; it is never replaced.
+
+    Args:
+        corruption: done to each clip once it is scaled, before its crops are cut out.
+    """
 
     __test__ = False  # not a pytest class
+
+    def __init__(
+        self, manifest: Manifest, *, transform: TestCrops, corruption: Corruption | None = None, **arguments: Any
+    ) -> None:
+        super().__init__(manifest, transform=transform, **arguments)
+        self.crops, self.corruption = transform, corruption
 
     def __getitem__(self, index: int) -> Item:
         rng = np.random.default_rng(0)  # tests draw nothing
         try:
-            return self.item(index, self.views(self.read(index, rng), rng), [])
+            clips = self.read(index, rng)
         except DecodeError as error:
             return self.item(index, torch.empty(0, dtype=torch.uint8), [(index, error.reason)])
+        if self.corruption is not None:
+            scaled = [resize_short_side(clip, self.crops.short_side, self.crops.interpolation) for clip in clips]
+            path = self.manifest.paths[index]
+            clips = [self.corruption(clip, path, number) for number, clip in enumerate(scaled)]
+        return self.item(index, self.views(clips, rng), [])
 
 
 def collate(items: Sequence[Item]) -> Batch:

@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
 from typing import Any, Protocol, cast
 
 import torch
@@ -98,6 +99,7 @@ class ResilientLoader(DataLoader):
         self.timeout_sec = timeout_sec
         self._watched = dataset
         self.num_lost = 0  # workers
+        self.waited_sec = 0.0  # in all, by whoever iterates, for the next batch
         self._given = 0  # batches of the present epoch that were handed out
         self._resume: dict[str, Any] | None = None
         self._workers: list[_Worker] = []
@@ -119,7 +121,13 @@ class ResilientLoader(DataLoader):
     def _counted(self) -> Iterator[Any]:
         first = self._first_batch()
         batches = self._batches(first) if self.num_workers else self._read_here(first)
-        for self._given, batch in enumerate(batches, first + 1):
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self.waited_sec += time.perf_counter() - began
+            if batch is None:
+                return
+            self._given = first = first + 1
             yield batch
 
     def _first_batch(self) -> int:
@@ -245,6 +253,7 @@ class _Worker:
         arguments = (remote, self.place, dataset, collate, self._parent)
         self.process = context.Process(target=_work, args=arguments, daemon=True)
         self.process.start()
+        Finalize(self, self.process.kill, exitpriority=0)  # at its exit, Python would send SIGTERM and wait for ever
         remote.close()
 
     def give(self, task: tuple[int, Any], condemned: dict[int, str]) -> None:
@@ -273,9 +282,8 @@ class _Worker:
 
 def _work(connection: Connection, place: Place, dataset: WatchedDataset, collate: Callable, parent: int) -> None:
     """Answers tasks (number, indices, condemned videos) with (number, batch) until the parent is gone."""
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # meant for the parent
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):  # meant for the parent, which may
+        signal.signal(number, signal.SIG_IGN)  # have to finish a step and save before it leaves
     torch.set_num_threads(1)
     dataset.place = place
     while True:

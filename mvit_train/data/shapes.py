@@ -42,7 +42,8 @@ def draw_image(name: str, rng: Generator, *, frame_size: int) -> np.ndarray:
     others = sorted(KINDS.keys() - {name})
     for _ in range(NUM_DISTRACTORS):
         colours = object_texture(rng, rng.uniform(0.3, 0.7, 3))
-        paint(image, _place(rng, size=rng.uniform(0.06, 0.09), margin=0.05, turn=math.pi), str(rng.choice(others)), colours)
+        place = _place(rng, size=rng.uniform(0.06, 0.09), margin=0.05, turn=math.pi)
+        paint(image, place, str(rng.choice(others)), colours)
     colour = ground + rng.choice((-1, 1)) * rng.uniform(0.2, 0.4)  # brighter or darker than the ground
     paint(image, _place(rng, size=rng.uniform(0.28, 0.38), margin=0.4, turn=0.4), name, object_texture(rng, colour))
     image *= (rng.uniform(0.75, 1.15) * rng.uniform(0.9, 1.1, 3)).astype(np.float32)

@@ -127,7 +127,9 @@ def init_differences(stem: nn.Conv2d | nn.Conv3d, gain: float = 6.0) -> None:
     """
     over = (2,) if len(stem.kernel_size) == 3 else (2, 3)
     if stem.kernel_size[0] < 2:
-        raise ValueError(f"stem_init difference needs a patch kernel over 2 or more frames, or rows, not {stem.kernel_size}")
+        raise ValueError(
+            f"stem_init difference needs a patch kernel over 2 or more frames, or rows, not {stem.kernel_size}"
+        )
     with torch.no_grad():
         stem.weight -= stem.weight.mean(over, keepdim=True)
         stem.weight *= gain

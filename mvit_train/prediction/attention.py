@@ -16,7 +16,7 @@ from mvit_train.models import MViT
 from mvit_train.models.rollout import Method
 from mvit_train.module import VideoClassifier
 from mvit_train.mp4 import write_mp4
-from mvit_train.prediction.reading import sampler_of, watched
+from mvit_train.prediction.reading import watched
 
 TimedViews = tuple[np.ndarray, list[list[float]]]  # uint8 (V, 3, T, S, S), and the T times of each view in seconds
 
@@ -49,7 +49,7 @@ def timed_views(path: Path, data: VideoDataModule, views: Views) -> Iterator[Tim
     transform = TestCrops(data.crop_size, views.crops, data.interpolation)
     with open_video(path, num_frames=data.num_frames) as video:
         times = clip_times(
-            sampler_of(data, views.clips),
+            data.clip_sampler(views.clips),
             duration=video.duration,
             fps=video.fps,
             num_frames=data.num_frames,

@@ -28,7 +28,7 @@ from mvit_train.data.loader import ResilientLoader
 from mvit_train.data.manifest import Manifest
 from mvit_train.data.stream import DecodeError, VideoStream, as_decode_errors
 from mvit_train.data.transforms import TestCrops
-from mvit_train.data.views import Views, clip_sampler, clip_times
+from mvit_train.data.views import Views, clip_times
 from mvit_train.data.walk import UnusableTimestamps, Walk
 from mvit_train.labels import Labels
 from mvit_train.prediction.sources import is_image
@@ -50,7 +50,7 @@ def evaluation_views(data: VideoDataModule, paths: Sequence[Path], views: Views,
     files = Manifest.of(Path("/"), [(str(path.absolute()), 0) for path in paths], labels)
     dataset = TestViews(
         files,
-        clip_sampler=sampler_of(data, views.clips),
+        clip_sampler=data.clip_sampler(views.clips),
         num_frames=data.num_frames,
         transform=TestCrops(data.crop_size, views.crops, data.interpolation),
     )
@@ -63,17 +63,6 @@ def evaluation_views(data: VideoDataModule, paths: Sequence[Path], views: Views,
         timeout_sec=data.timeout_sec,
     )
     yield from loader
-
-
-def sampler_of(data: VideoDataModule, num_clips: int) -> Any:
-    return clip_sampler(
-        data.sampling,
-        num_frames=data.num_frames,
-        sampling_rate=data.sampling_rate,
-        num_clips=num_clips,
-        target_fps=data.target_fps,
-        count=data.count,
-    )
 
 
 def sliding_windows(path: Path, data: VideoDataModule, crops: int, hop_sec: float | None) -> Iterator[Window]:
@@ -93,7 +82,9 @@ def sliding_windows(path: Path, data: VideoDataModule, crops: int, hop_sec: floa
         duration = stream.num_ticks * stream.tick
         rate = Fraction(data.target_fps) if data.target_fps else stream.fps
         length = min(Fraction(data.num_frames * data.sampling_rate) / rate, duration)
-        times = clip_times(sampler_of(data, 1), duration=length, fps=stream.fps, num_frames=data.num_frames, rng=rng)[0]
+        times = clip_times(data.clip_sampler(1), duration=length, fps=stream.fps, num_frames=data.num_frames, rng=rng)[
+            0
+        ]
         starts = window_starts(duration, length, Fraction(hop_sec) if hop_sec else length / 2)
         targets = [[stream.latest_tick(start + time) for time in times] for start in starts]
 
