@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,12 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 
+from mvit_train.mp4 import write_mp4
 from mvit_train.predictions import Predictions
 
 CLIPS_PER_GROUP = 8
 CLIP_MAX_SEC, CLIP_MAX_FPS, CLIP_SHORT_SIDE, CLIP_MAX_BYTES = 4, 30, 160, 150_000
+ATTENTION_FOLDER, ATTENTION_MAX_BYTES = "attention", 2_000_000  # of all its clips together
 
 
 def choose_clips(predictions: Predictions) -> list[tuple[str, int]]:
@@ -67,6 +68,30 @@ def example(predictions: Predictions, group: str, row: int) -> dict[str, Any]:
     return clip
 
 
+def add_attention(clips: Sequence[dict[str, Any]], rows: Sequence[int], folder: Path) -> None:
+    """Gives a clip its "attention" in base64, where folder/<row>.mp4 exists, or an "attention_note" why it has none.
+
+    The files are `attention_overlay.attention_clip` of the videos of these rows of predictions.npz (`choose_clips` says
+    which); the page shows them as they are. The first of every group come before the second of any until
+    ATTENTION_MAX_BYTES are spent.
+    """
+    places: dict[str, int] = {}
+    turns = []
+    for clip, row in zip(clips, rows, strict=True):
+        places[clip["group"]] = places.get(clip["group"], 0) + 1
+        turns.append((places[clip["group"]], len(turns), clip, folder / f"{row}.mp4"))
+    left = ATTENTION_MAX_BYTES
+    for *_, clip, file in sorted(turns, key=lambda turn: turn[:2]):
+        if not file.is_file():
+            continue
+        size = file.stat().st_size
+        if size <= left:
+            clip["attention"] = base64.b64encode(file.read_bytes()).decode()
+            left -= size
+        else:
+            clip["attention_note"] = f"{file.parent.name}/{file.name} ({size / 1e6:.1f} MB) is too large for this page."
+
+
 def small_mp4(path: Path) -> bytes:
     """The video as any browser plays it: an H.264 mp4 of at most CLIP_MAX_BYTES as it is, all else encoded anew without
     sound, CLIP_MAX_SEC long, CLIP_SHORT_SIDE small. FFmpegError, OSError or ValueError: it cannot be read."""
@@ -82,16 +107,7 @@ def small_mp4(path: Path) -> bytes:
     ):
         return path.read_bytes()
     file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as output:
-        options = {"crf": "28", "preset": "veryfast", "maxrate": "300k", "bufsize": "300k"}  # 150 KB at most
-        stream = output.add_stream("libx264", rate=CLIP_MAX_FPS, options=options)
-        stream.height, stream.width = frames[0][1].shape[:2]
-        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, 1000)
-        for time_sec, image in frames:
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = round(1000 * time_sec), Fraction(1, 1000)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode())
+    write_mp4(file, frames, crf=28, max_bits_per_sec=300_000)  # 150 KB at most
     return file.getvalue()
 
 

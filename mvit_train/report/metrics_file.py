@@ -11,6 +11,7 @@ from mvit_train.labels import Labels
 from mvit_train.metrics import predict, summarize
 from mvit_train.predictions import INFO_COPIED, Predictions, load_predictions, replace_file
 from mvit_train.report.card import card
+from mvit_train.robustness import ROBUSTNESS, load_robustness, robustness
 from mvit_train.temporal import paired_change, time_report
 
 PREDICTIONS, METRICS = "predictions.npz", "metrics.json"
@@ -25,7 +26,8 @@ def write_metrics(run_dir: Path) -> dict[str, Any]:
     {"mAP", "interval": None} where a video may have several labels,
     "time": `temporal.time_report` if forward and reverse were run on videos of one label each,
     "model": {"params", "gflops"} or None, the keys of `card.card`, "calibration": {order: `calibration.calibration`},
-    "views_curve": `views_curve` where the file has it}. docs/evaluation.md explains every key.
+    "views_curve": `views_curve` where the file has it, "robustness": `robustness.robustness` of a run_dir with
+    predictions_robustness.npz}. docs/evaluation.md explains every key.
     Accuracies are percent of the videos evaluated, ValueError if there are none. Intervals are of 95 %.
     """
     predictions = load_predictions(run_dir / PREDICTIONS)
@@ -56,6 +58,8 @@ def write_metrics(run_dir: Path) -> dict[str, Any]:
     metrics["calibration"] = {order: calibration(table.numpy(), labels.numpy()) for order, table in scores.items()}
     if predictions.label_ranks is not None:
         metrics["views_curve"] = views_curve(predictions, predictions.label_ranks)
+    if (run_dir / ROBUSTNESS).exists():
+        metrics["robustness"] = robustness(load_robustness(run_dir / ROBUSTNESS), predictions)
     text = json.dumps(metrics, indent=1, allow_nan=False)
     replace_file(run_dir / METRICS, lambda file: file.write(text.encode()))
     return metrics

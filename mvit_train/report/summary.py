@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mvit_train.metrics import headline
+from mvit_train.robustness import ROBUSTNESS
 from mvit_train.temporal import time_sentence
 
 SHOWN_CLASSES = 4
@@ -26,12 +27,15 @@ def print_summary(metrics: Mapping[str, Any], run_dir: Path) -> None:
         lines.append(f"  classes that need time (shuffled): {needy}")
     if curve := _curve(metrics):
         lines.append(f"  {curve}")
+    if "robustness" in metrics:
+        lines += _robustness(metrics["robustness"], headline(multi_label=multi_label))
     lines.append(
         f"  {videos['evaluated']} of {videos['expected']} videos evaluated, {videos['failed']} failed; "
         f"{metrics['views']} views; {metrics['checkpoint']['path']}"
     )
     lines += [f"    failed: {failure['video']}: {failure['reason']}" for failure in metrics["failures"][:10]]
-    lines += [f"  {run_dir / name}" for name in ("report.html", "metrics.json", "predictions.npz")]
+    names = ["report.html", "metrics.json", "predictions.npz", *([ROBUSTNESS] if "robustness" in metrics else [])]
+    lines += [f"  {run_dir / name}" for name in names]
     print("\n".join(lines))
 
 
@@ -85,6 +89,25 @@ def _curve(metrics: Mapping[str, Any]) -> str:
     chosen = [n for n in range(1, len(values) + 1) if n <= 3 or n & (n - 1) == 0 or n == len(values)]
     points = ", ".join(f"{n}: {values[n - 1]:.1f}" for n in chosen)
     return f"top-1 by views ({order}): {points} %"
+
+
+def _robustness(found: Mapping[str, Any], name: str) -> list[str]:
+    """A line for each corruption, its number by severity and their mean, and what all of them come to."""
+    width = max(map(len, found[name]))
+    severities = " ".join(f"{severity:5}" for severity in found["severities"])
+    lines = [f"  {'top-1' if name == 'top1' else name} % by severity", f"    {'':{width}} {severities}   mean"]
+    for corruption, values in found[name].items():
+        numbers = " ".join(f"{value:5.1f}" for value in values)
+        lines.append(f"    {corruption:{width}} {numbers}  {found['mean'][corruption]:5.1f}")
+
+    def number(key: str) -> str:
+        bounds = found["intervals"] and found["intervals"][key]
+        return f"{found[key]:.1f} %" + (f" {span(bounds, '.1f')}" if bounds else "")
+
+    text = f"  mean corruption {'accuracy' if name == 'top1' else name} {number('mean_corruption_accuracy')}"
+    if found["relative"] is not None:
+        text += f"; relative to clean, {found['clean']:.1f} %: {number('relative')}"
+    return [*lines, f"{text}; {found['videos']} videos"]
 
 
 def span(bounds: Sequence[float], form: str) -> str:
