@@ -1,5 +1,10 @@
 """Videos drawn on the fly, every frame carrying its own index as black and white blocks that survive lossy coding."""
 
+import json
+import os
+import select
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -110,6 +115,102 @@ def shared_videos() -> Path:
     if not SHARED_VIDEOS.is_dir():
         pytest.skip(f"the real videos are not here: {SHARED_VIDEOS}")
     return SHARED_VIDEOS
+
+
+class Chromium:
+    """Drives a headless Chromium through its DevTools pipe: messages are JSON, each ended by a zero byte."""
+
+    def __init__(self, binary: str, profile: Path) -> None:
+        read_command, self.commands = os.pipe()
+        self.answers, write_answer = os.pipe()
+        # The pipe must be descriptors 3 and 4 of the browser: the shell renames them.
+        # A test pattern is the webcam, and nobody is asked whether a page may have it.
+        switches = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream --disable-sync "
+        switches += "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+        command = f'exec "$0" {switches} --disable-component-update --remote-debugging-pipe --user-data-dir="$1"'
+        self.process = subprocess.Popen(
+            ["bash", "-c", f"{command} 3<&{read_command} 4>&{write_answer}", binary, str(profile)],
+            pass_fds=(read_command, write_answer),
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(read_command)
+        os.close(write_answer)
+        self.buffer, self.count, self.events = b"", 0, []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def receive(self) -> dict:
+        while b"\0" not in self.buffer:
+            assert select.select([self.answers], [], [], 60)[0], "Chromium does not answer"
+            chunk = os.read(self.answers, 1 << 16)
+            assert chunk, "Chromium has ended"
+            self.buffer += chunk
+        message, self.buffer = self.buffer.split(b"\0", 1)
+        return json.loads(message)
+
+    def call(self, method: str, **params) -> dict:
+        self.count += 1
+        message = {"id": self.count, "method": method, "params": params}
+        if hasattr(self, "session"):
+            message["sessionId"] = self.session
+        os.write(self.commands, json.dumps(message).encode() + b"\0")
+        while (answer := self.receive()).get("id") != self.count:
+            self.events.append(answer)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def open(self, url: str) -> None:
+        self.events.clear()
+        self.call("Page.navigate", url=url)
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self.events.append(self.receive())
+
+    def evaluate(self, script: str):
+        """The value of a JavaScript expression, or what its promise resolves to."""
+        answer = self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, userGesture=True
+        )
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def press(self, key: str) -> None:
+        code, text = {"Escape": (27, ""), "Tab": (9, ""), "Enter": (13, "\r")}[key]
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text)
+
+    def look(self, scheme: str = "light", width: int = 1280) -> None:
+        """The colour scheme that the reader prefers, and the width of the window."""
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+        )
+
+    def errors(self) -> list[dict]:
+        kinds = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+        return [event["params"] for event in self.events if event["method"] in kinds]
+
+    def requests(self) -> list[str]:
+        sent = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        return [event["params"]["request"]["url"] for event in sent]
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=20)
+        os.close(self.commands)
+        os.close(self.answers)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """A headless Chromium, one for all tests; `open` starts each page anew."""
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if binary is None:
+        pytest.skip("no chromium binary on the PATH (Debian: apt-get install chromium)")
+    chromium = Chromium(binary, tmp_path_factory.mktemp("profile"))
+    yield chromium
+    chromium.close()
 
 
 MEASURED = pytest.StashKey[dict[str, tuple[float, float]]]()
