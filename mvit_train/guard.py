@@ -30,6 +30,7 @@ class NonFiniteGuard(Callback):
         self.skipped = self.in_a_row = 0
         self._videos: list[int] = []  # since the last step
         self._losses: list[torch.Tensor] = []
+        self._norm: torch.Tensor | None = None  # of the last step's gradients
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._videos += batch["video_index"].tolist()
@@ -39,17 +40,21 @@ class NonFiniteGuard(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if getattr(trainer.precision_plugin, "scaler", None) is None and gradients:
-            if torch.nn.utils.get_total_norm(gradients).isfinite():
-                self.in_a_row = 0
-            else:
-                self._leave_out(trainer, pl_module, optimizer)
+        if gradients:
+            self._norm = torch.nn.utils.get_total_norm(gradients)
+            if getattr(trainer.precision_plugin, "scaler", None) is None:
+                if self._norm.isfinite():
+                    self.in_a_row = 0
+                else:
+                    self._leave_out(trainer, pl_module, optimizer)
         self._videos, self._losses = [], []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        pl_module.log("train/nonfinite_steps", float(self.skipped))
+        pl_module.log("train/skipped_steps", float(self.skipped))
+        if self._norm is not None:
+            pl_module.log("train/grad_norm", self._norm)  # before clipping
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped}

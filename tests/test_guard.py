@@ -65,7 +65,7 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(tmp_path, optimizer,
     assert not torch.equal(module.history[3], module.history[2])
     assert all(weight.isfinite().all() for weight in module.history)
     assert (guard.skipped, clean.skipped, trainer.global_step) == (1, 0, 4)
-    assert float(trainer.callback_metrics["train/nonfinite_steps"]) == 1
+    assert float(trainer.callback_metrics["train/skipped_steps"]) == 1
     written = json.loads((tmp_path / "nonfinite/step2-rank0.json").read_text())
     assert (written["videos"], written["global_step"]) == (["4.mp4", "5.mp4"], 2)
     assert len(written["losses"]) == 1
