@@ -4,6 +4,11 @@ Composes and checks the configuration, seeds, and runs the named task. torch and
 is work for them: `--help` is quick, and processes that import this file again, as data workers do, do nothing.
 """
 
+import signal
+
+if __name__ == "__main__":  # before anything takes time: the cluster may ask a run to leave while it still starts
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
 import ast
 import importlib
 import importlib.metadata
@@ -42,8 +47,7 @@ Often set
   weights=mvit_v2_s.pth                     start from, or evaluate, published weights
 
 Flags
-  --cfg job     print the configuration and stop
-  --traceback   show where an error comes from; others: --version, --help"""
+  --cfg job: print the configuration; --traceback: where an error comes from; --version; --help"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,9 @@
 """Run folders and checkpoints: where a run lives, what is written, and how it is read back."""
 
+import errno
+import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +14,13 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from mvit_train.labels import Labels, fingerprint
 
+log = logging.getLogger(__name__)
+
 RUN_ID_VARIABLE = "MVIT_TRAIN_RUN_ID"
+
+
+class DiskFullError(OSError):
+    """A checkpoint found no room; what was there before is intact."""
 
 
 def run_folder(runs: Path, name: str, run_id: str | None) -> Path:
@@ -42,6 +51,15 @@ class AtomicCheckpointIO(CheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
+        except (OSError, RuntimeError) as error:  # torch's writer raises a RuntimeError in place of the file's OSError
+            part.unlink(missing_ok=True)
+            if not {getattr(e, "errno", None) for e in (error, error.__context__)} & {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            free, needed = shutil.disk_usage(path.parent).free, num_bytes(checkpoint)
+            raise DiskFullError(
+                f"no room for the checkpoint {path}: its tensors alone are {needed} bytes, {free} are free there. What "
+                "was saved before is intact; make room, and the same command goes on"
+            ) from error
         finally:
             part.unlink(missing_ok=True)
 
@@ -61,10 +79,13 @@ def resolve_checkpoint(path: Path) -> Path:
     raise ValueError(f"ckpt: {path} is neither a checkpoint file nor a run folder with checkpoints/best.ckpt")
 
 
-def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Reads one of our checkpoints. Raises ValueError for a file that is damaged, foreign or holds code."""
+def read_checkpoint(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -> dict[str, Any]:
+    """Reads one of our checkpoints; with `mmap` tensors are read when they are used.
+
+    Raises ValueError for a file that is damaged, foreign or holds code.
+    """
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except OSError as error:
         raise ValueError(f"ckpt: {path} cannot be read: {error}") from error
     except Exception as error:  # torch reports damage with many types (RuntimeError, UnpicklingError, EOFError, ...)
@@ -73,6 +94,31 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "mvit_train" not in checkpoint:
         raise ValueError(f"ckpt: {path} was not written by mvit_train (it has no `mvit_train` entry)")
     return checkpoint
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The complete checkpoint with the most steps, whatever its kind; `last.ckpt` among equals. None: there is none.
+
+    Others are left out with a warning. Of each only the structure is read, not the weights.
+    """
+    found = []
+    for file in folder.glob("*.ckpt"):
+        try:
+            step = read_checkpoint(file, mmap=True)["global_step"]
+        except (ValueError, KeyError) as error:
+            log.warning("%s; it is left out", error)
+        else:
+            found.append((step, file.name == "last.ckpt", file.name.startswith("step_"), file))
+    return max(found)[-1] if found else None
+
+
+def num_bytes(content: Any) -> int:
+    """What the tensors in nested containers take."""
+    if isinstance(content, torch.Tensor):
+        return content.numel() * content.element_size()
+    if isinstance(content, Mapping):
+        return sum(map(num_bytes, content.values()))
+    return sum(map(num_bytes, content)) if isinstance(content, list | tuple) else 0
 
 
 def saved_labels(checkpoint: Mapping[str, Any], path: Path) -> Labels:

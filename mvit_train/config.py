@@ -32,7 +32,8 @@ MAX_DEPTH = 20  # of nodes in nodes
 
 # What depends on the machine, or on what is asked, not on the checkpoint that is used.
 NOT_FROM_CHECKPOINT = ("trainer", "logger", "runs", "what", "benchmark", "weights", "format", "output", "input")
-NOT_FROM_CHECKPOINT += ("top_k", "threshold", "timeline", "hop_sec", "overlay", "attention", "embeddings")
+NOT_FROM_CHECKPOINT += ("top_k", "threshold", "timeline", "hop_sec", "overlay", "attention", "embeddings", "serve")
+NOT_FROM_CHECKPOINT += ("corruptions", "severities", "checkpoints")
 
 # Tasks that read no data: `data` is not checked for them, so that no folder has to be named.
 WITHOUT_DATA = ("complexity", "benchmark", "export", "report")
@@ -102,11 +103,12 @@ def check(cfg: DictConfig) -> None:
     plain = _plain(cfg, "", checker, references)
     data, task = plain.get("data"), plain.get("task")
     if isinstance(data, dict) and (
-        task in ("doctor", "predict")
+        task in ("doctor", "predict", "serve")
         or plain.get("what") == "loader"
         or (task == "explain" and data.get("root") is None)
     ):
-        data["root"] = "."  # the doctor reports on the folder with everything else; predict and the loader take `input`
+        # The doctor reports on the folder with everything else; predict and the loader take `input`, serve uploads.
+        data["root"] = "."
     elif task in WITHOUT_DATA and "data" in plain:
         plain["data"] = UNKNOWN
     checker.check(plain, target=Config)

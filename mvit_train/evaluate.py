@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.callbacks import RichProgressBar
 
@@ -23,6 +26,7 @@ from mvit_train.checkpoint import (
 from mvit_train.class_list import follow
 from mvit_train.config import build, to_dict
 from mvit_train.cost import cost
+from mvit_train.data.corruptions import Corruption
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.views import Views
 from mvit_train.example_attention import write_example_attention
@@ -31,6 +35,14 @@ from mvit_train.models import LoadReport, load_pretrained
 from mvit_train.module import VideoClassifier
 from mvit_train.predictions import save_predictions
 from mvit_train.report import print_summary, write_metrics, write_report
+from mvit_train.robustness import (
+    ROBUSTNESS,
+    SAME_EVALUATION,
+    CorruptedPredictions,
+    corruption_names,
+    outcome,
+    save_robustness,
+)
 from mvit_train.temporal import FrameOrder, frame_orders
 from mvit_train.view_curve import view_order
 
@@ -45,6 +57,7 @@ def run(cfg) -> None:
     """
     data: VideoDataModule = build(cfg.data)
     orders = frame_orders(cfg.frame_order, data.num_frames)
+    corruptions = corruption_names(cfg.corruptions or (), data.num_frames)
     checkpoint = None
     if cfg.ckpt:
         path = resolve_checkpoint(Path(cfg.ckpt))
@@ -62,7 +75,7 @@ def run(cfg) -> None:
         run_dir = run_folder(Path(cfg.runs), cfg.name, cfg.run_id)
     views = Views.parse(cfg.views)
     asked = cfg.frame_order if isinstance(cfg.frame_order, str) else "+".join(orders)
-    folder = run_dir / f"evaluate-{views}-{asked}"
+    folder = run_dir / f"evaluate-{views}-{asked}{'-corruptions' if corruptions else ''}"
     trainer = build_trainer(cfg, run_dir, logger=False, callbacks=[])
     if text and trainer.is_global_zero:
         print(text)
@@ -76,6 +89,8 @@ def run(cfg) -> None:
         weights_from=path,
         checkpoint=checkpoint,
         label_note=note,
+        corruptions=corruptions,
+        severities=sorted(set(cfg.severities)),
     )
     if trainer.is_global_zero:
         print_summary(metrics, folder)
@@ -107,9 +122,10 @@ def build_trainer(cfg, run_dir: Path, *, logger, callbacks: list) -> Trainer:
     """The trainer of `cfg`, writing below `run_dir`, with our checkpoint files and progress bar."""
     if cfg.trainer.get("enable_progress_bar", True):
         callbacks = [*callbacks, ProgressBar(leave=False) if sys.stdout.isatty() else ProgressLines()]
-    return build(
-        cfg.trainer, default_root_dir=run_dir, logger=logger, callbacks=callbacks, plugins=[AtomicCheckpointIO()]
-    )
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():  # as Lightning chooses
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # its handlers can deadlock; ours: mvit_train.preempt
+    return build(cfg.trainer, default_root_dir=run_dir, logger=logger, callbacks=callbacks, plugins=plugins)
 
 
 class ProgressBar(RichProgressBar):
@@ -147,13 +163,17 @@ def evaluate(
     checkpoint: Mapping[str, Any] | None,
     label_note: str | None = None,
     linear_probe: dict[str, Any] | None = None,
+    corruptions: Sequence[str] = (),
+    severities: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Scores the validation videos with the module's weights and writes predictions, metrics.json and report.html.
 
     weights_from: the file that the module's weights come from. checkpoint: its content, if it is one of ours.
     label_note: what was done to make the classes of the data and of the weights agree.
     linear_probe: what a linear classifier on frozen features reached, see `train.compare`.
-    Each video is decoded once for all its views and frame orders. Videos that cannot be read are reported as failed.
+    corruptions, severities: what to score the videos under as well, each corruption at each severity.
+    Each video is decoded once for all its views and frame orders, and again for each corruption and severity. Videos
+    that cannot be read are reported as failed.
     """
     data.test_views, module.frame_orders = views, tuple(frame_orders)
     trainer.test(module, datamodule=data, verbose=False)
@@ -184,6 +204,7 @@ def evaluate(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "view_order": view_order(views),
     }
+    corrupted = score_corrupted(module, data, trainer, [Corruption(c, s) for c in corruptions for s in severities])
     if not trainer.is_global_zero:
         return {}
     info["model"] = cost(module.model)
@@ -199,7 +220,33 @@ def evaluate(
         info=info,
         label_ranks=None if ranks is None else ranks.numpy(),
     )
+    if corruptions:
+        found = CorruptedPredictions.of(
+            corrupted,
+            corruptions=corruptions,
+            severities=severities,
+            video_ids=manifest.paths,
+            info={key: info[key] for key in SAME_EVALUATION},
+        )
+        save_robustness(run_dir / ROBUSTNESS, found)
     metrics = write_metrics(run_dir)
     write_example_attention(module, data, run_dir)
     write_report(run_dir)
     return metrics
+
+
+def score_corrupted(
+    module: VideoClassifier, data: VideoDataModule, trainer: Trainer, conditions: Sequence[Corruption]
+) -> list[dict[str, np.ndarray]]:
+    """`robustness.outcome` of each condition, frames forward: one pass over the validation videos for each, with the
+    views of the last evaluation."""
+    found = []
+    module.frame_orders = ("forward",)
+    for number, condition in enumerate(conditions, 1):
+        if trainer.is_global_zero:
+            print(f"  corrupted {number} of {len(conditions)}: {condition}", flush=True)
+        data.corruption = condition
+        trainer.test(module, datamodule=data, verbose=False)
+        found.append(outcome(module.scores["forward"].by_video(), multi_label=data.multi_label))
+    data.corruption = None
+    return found

@@ -142,8 +142,8 @@ class VideoClassifier(LightningModule):
         if not self.multi_label:
             values["train/top1"] = (logits.argmax(1) == target.argmax(1)).float().mean() * 100
         self.log_dict(values, prog_bar=True, batch_size=len(video))
-        self.log("optim/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log("data/substituted", float(self.substituted))
+        self.log("optim/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))  # the head's
+        self.log("train/substituted", float(self.substituted))
         return loss
 
     def _augmented(self, batch: Batch) -> Tensor:

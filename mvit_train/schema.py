@@ -12,7 +12,12 @@ FrameOrder = Literal[
 ]
 """What `mvit_train.temporal` makes of the frames of a clip."""
 
-NEED_A_MODEL = ("evaluate", "predict", "export")
+CorruptionName = Literal[
+    "noise", "shot_noise", "blur", "brightness", "contrast", "darkness", "jpeg", "h264", "frame_drop", "freeze"
+]
+"""What `mvit_train.data.corruptions` does to the frames of a clip."""
+
+NEED_A_MODEL = ("evaluate", "predict", "serve", "export")
 """Tasks that use a trained model: of `ckpt`, whose configuration they then take, or of `weights`."""
 
 FORMATS = {"export": ("safetensors", "slowfast", "torchvision", "pt2", "onnx"), "predict": ("table", "json", "csv")}
@@ -42,7 +47,9 @@ class Augment:
 class Config:
     """The root, field by field conf/config.yaml. A `Node` is a call; a dataclass is a group of plain values."""
 
-    task: Literal["train", "evaluate", "predict", "complexity", "benchmark", "export", "doctor", "explain", "report"]
+    task: Literal[
+        "train", "evaluate", "predict", "serve", "complexity", "benchmark", "export", "doctor", "explain", "report"
+    ]
     what: Literal["model", "all", "decode", "loader"]
     name: str
     run_id: str | None
@@ -62,14 +69,18 @@ class Config:
     attention: Path | None
     embeddings: Path | None
     frame_order: Literal["all", "card"] | FrameOrder | list[FrameOrder]
+    corruptions: Literal["all"] | CorruptionName | list[CorruptionName] | None
+    severities: list[int]
     clip: Clip
     benchmark: Node
+    serve: Node
     model: Node
     data: Node
     augment: Augment
     optim: Node
     trainer: Node
     logger: Node
+    checkpoints: Node
     module: Node
 
     @classmethod
@@ -90,8 +101,11 @@ class Config:
             sources = source if isinstance(source, list) else [source] if source else []
             if missing := [str(path) for path in sources if not path.exists()] or ([] if sources else ["null"]):
                 mistakes["input"] = f"task=report needs evaluations, folders or predictions.npz: no {missing[0]}"
+        if arguments.get("top_k", 1) < 1:
+            mistakes["top_k"] = "must be at least 1"
         if task == "predict":
             mistakes |= _predict_mistakes(arguments)
+        mistakes |= _corruption_mistakes(arguments)
         if not re.fullmatch(r"[1-9]\d*x[13]", arguments.get("views", "1x1")):
             mistakes["views"] = "must be clips x crops, with 1 or 3 crops, such as 5x1"
         return mistakes
@@ -102,8 +116,6 @@ def _predict_mistakes(arguments: dict[str, Any]) -> dict[str, str]:
     mistakes = {}
     if "input" in arguments and arguments["input"] is None:
         mistakes["input"] = "task=predict needs input=: a file, folder, pattern such as 'clips/*.mp4', or list of them"
-    if arguments.get("top_k", 1) < 1:
-        mistakes["top_k"] = "must be at least 1"
     if not 0 <= (arguments.get("threshold") or 0) <= 1:
         mistakes["threshold"] = "is a score, 0 to 1"
     if (hop_sec := arguments.get("hop_sec")) is not None and hop_sec <= 0:
@@ -115,6 +127,22 @@ def _predict_mistakes(arguments: dict[str, Any]) -> dict[str, str]:
         mistakes["attention"] = "shows the clips of `views`, not those of timeline=true"
     elif attention is not None and attention == arguments.get("overlay"):
         mistakes["attention"] = "is where the overlay goes"
+    return mistakes
+
+
+def _corruption_mistakes(arguments: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with `corruptions` and `severities`."""
+    mistakes = {}
+    corruptions, severities = arguments.get("corruptions"), arguments.get("severities", [1])
+    orders = arguments.get("frame_order", "all")
+    if not severities or not set(severities) <= {1, 2, 3, 4, 5}:
+        mistakes["severities"] = "must be some of 1, 2, 3, 4, 5"
+    if corruptions is not None and arguments.get("task", "evaluate") != "evaluate":
+        mistakes["corruptions"] = "is for task=evaluate"
+    elif corruptions == []:
+        mistakes["corruptions"] = "names no corruption; null: none"
+    elif corruptions is not None and orders not in ("all", "card") and "forward" not in orders:
+        mistakes["corruptions"] = "compares with clean videos played forward: frame_order must have forward"
     return mistakes
 
 

@@ -1,10 +1,11 @@
 """`task=train`: fits a model and evaluates its best checkpoint in every frame order."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint, run_folder
@@ -21,16 +22,32 @@ from mvit_train.metrics import headline
 from mvit_train.models import load_pretrained
 from mvit_train.models.freeze import freeze_stages
 from mvit_train.module import VideoClassifier
+from mvit_train.preempt import REQUEUE, Preempted
+from mvit_train.resume import Checkpoints, resume_point
+from mvit_train.telemetry import Telemetry
 from mvit_train.temporal import frame_orders
+from mvit_train.tracking import Tracking
 
 
 def run(cfg) -> None:
-    """Trains what `cfg` describes in a run folder of its own, then evaluates it there."""
+    """Trains what `cfg` describes in a run folder of its own, then evaluates it there.
+
+    Where a signal asks for it, it saves, says so and returns; the same command goes on (`mvit_train.resume`).
+    """
+    again = "" if cfg.run_id or "SLURM_JOB_ID" in os.environ else " with run_id={}"
     run_dir = run_folder(Path(cfg.runs), cfg.name, cfg.run_id)
+    checkpoints: Checkpoints = build(cfg.checkpoints)
+    with checkpoints.listener:
+        fit_and_evaluate(cfg, run_dir, checkpoints, f"the same command{again.format(run_dir.name)} goes on")
+
+
+def fit_and_evaluate(cfg, run_dir: Path, checkpoints: Checkpoints, how_to_go_on: str) -> None:
+    """Trains in `run_dir`, from where an earlier leg of the run has ended if there is one, and evaluates."""
     data: VideoDataModule = build(cfg.data)
-    resume_from = resume_point(run_dir, cfg.ckpt)
+    resume_from = resume_point(run_dir, Path(cfg.ckpt) if cfg.ckpt else None)
     label_note = follow(data, read_checkpoint(resume_from), resume_from, resume=True) if resume_from else None
     run_dir.mkdir(parents=True, exist_ok=True)  # only now: a refused resumption leaves the run as it was
+    (run_dir / REQUEUE).unlink(missing_ok=True)
     (run_dir / "config.yaml").write_text(to_yaml(cfg))
     module = build_module(cfg, data)
     if module.frozen_stages and not cfg.weights and resume_from is None:
@@ -38,22 +55,36 @@ def run(cfg) -> None:
     freeze_stages(module.model, module.frozen_stages)
     flip_note = None if data.flip_left_right else stop_flipping(data.transform, data.labels.names)
     config = to_dict(cfg) | {"class_names": list(data.labels.names)}
-    trainer = build_trainer(
-        cfg,
-        run_dir,
-        logger=build(cfg.logger).loggers(run_dir, cfg.name, config),
-        callbacks=[best_checkpoint(run_dir, f"val/{headline(multi_label=data.multi_label)}"), *watchers(module)],
-    )
-    if trainer.is_global_zero:
-        print(*filter(None, (label_note, flip_note)), sep="\n", end="\n" if label_note or flip_note else "")
-    if cfg.weights:
-        start_from(Path(cfg.weights), module, trainer, resume_from=resume_from)
-    train(module, data, trainer, resume_from=resume_from)
+    tracking: Tracking = build(cfg.logger)
+    with tracking.open(run_dir, cfg.name, config) as record:
+        best = best_checkpoint(run_dir, f"val/{headline(multi_label=data.multi_label)}")
+        callbacks = [best, Telemetry(), *record.callbacks, *watchers(module, checkpoints)]
+        trainer = build_trainer(cfg, run_dir, logger=record.loggers, callbacks=callbacks)
+        if trainer.is_global_zero:
+            print(*filter(None, (label_note, flip_note)), sep="\n", end="\n" if label_note or flip_note else "")
+        if cfg.weights:
+            start_from(Path(cfg.weights), module, trainer, resume_from=resume_from)
+        try:
+            train(module, data, trainer, resume_from=resume_from)
+            metrics = evaluate_best(cfg, module, data, trainer, run_dir, label_note)
+        except Preempted as preempted:
+            if trainer.is_global_zero:
+                print(f"{preempted}; {how_to_go_on}", flush=True)
+            return
+        if trainer.is_global_zero:
+            record.finish(metrics, trainer.global_step)
+            print_summary(metrics, run_dir)
+
+
+def evaluate_best(
+    cfg, module: VideoClassifier, data: VideoDataModule, trainer: Trainer, run_dir: Path, label_note: str | None
+) -> dict[str, Any]:
+    """Evaluates the best checkpoint in every frame order, beside a linear probe if one was asked for."""
     best = resolve_checkpoint(run_dir)
     checkpoint = read_checkpoint(best)
     module.load_state_dict(checkpoint["state_dict"])
     probe = None if module.linear_probe is None else compare(cfg, module.linear_probe, data, trainer, checkpoint)
-    metrics = evaluate(
+    return evaluate(
         module,
         data,
         trainer,
@@ -65,8 +96,6 @@ def run(cfg) -> None:
         label_note=label_note,
         linear_probe=probe,
     )
-    if trainer.is_global_zero:
-        print_summary(metrics, run_dir)
 
 
 def train(module: VideoClassifier, data: VideoDataModule, trainer: Trainer, *, resume_from: Path | None) -> None:
@@ -117,39 +146,13 @@ def compare(
     return linear_probe(start, data, trainer, max_videos=max_videos) | {"fine_tuned_top1": float(score)}
 
 
-def watchers(module: VideoClassifier) -> list[Callback]:
+def watchers(module: VideoClassifier, checkpoints: Checkpoints) -> list[Callback]:
     """What looks after the steps: the guard against those that are not finite, the average of the weights, the end of a
-    training that no longer helps, and the last checkpoint, which comes after them because it holds their state."""
+    training that no longer helps, and the checkpoints, which come after them because they hold their state."""
     average = [] if module.ema_decay is None else [EMAWeightAveraging(use_buffers=False, decay=module.ema_decay)]
     monitor = f"val/{headline(multi_label=module.multi_label)}"
     end = [] if module.patience is None else [EarlyStop(monitor, module.patience)]
-    return [NonFiniteGuard(module.max_nonfinite), *average, *end, LastCheckpoint()]
-
-
-class LastCheckpoint(Callback):
-    """Writes `checkpoints/last.ckpt` after every epoch, and at the step that max_steps ends on.
-
-    The latter from within the epoch: Lightning counts an epoch that max_steps cuts short as done, so that a checkpoint
-    written any later would lose the rest of its videos. Lightning's own save_last follows the best checkpoint, however
-    long ago that was.
-    """
-
-    def __init__(self) -> None:
-        self._cut = False
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step == trainer.max_steps and batch_idx + 1 < trainer.num_training_batches:
-            self._cut = True
-            self._save(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._cut:
-            self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+    return [NonFiniteGuard(module.max_nonfinite), *average, *end, checkpoints]
 
 
 def best_checkpoint(run_dir: Path, monitor: str) -> ModelCheckpoint:
@@ -162,11 +165,3 @@ def best_checkpoint(run_dir: Path, monitor: str) -> ModelCheckpoint:
         enable_version_counter=False,
         save_on_train_epoch_end=False,  # but after the validation, before `last.ckpt`, which so knows the best score
     )
-
-
-def resume_point(run_dir: Path, ckpt: Path | None) -> Path | None:
-    """The checkpoint named on the command line, else what an earlier leg of this very run has left, else none."""
-    if ckpt is not None:
-        return resolve_checkpoint(Path(ckpt))
-    last = run_dir / "checkpoints" / "last.ckpt"
-    return last if last.exists() else None

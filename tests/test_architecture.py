@@ -31,8 +31,12 @@ ALLOWED = {
     "temporal": {"schema"},
     "predictions": {"metrics"},
     "mp4": {"predictions"},
-    "report": {"calibration", "labels", "metrics", "mp4", "papers", "predictions", "report", "statistics", "temporal"},
+    "robustness": {"average_precision", "data", "metrics", "predictions", "statistics"},
+    "report": {"calibration", "labels", "metrics", "mp4", "papers", "predictions", "report", "statistics", "temporal"}
+    | {"robustness"},
     "checkpoint": {"labels"},
+    "preempt": set(),
+    "resume": {"checkpoint", "preempt"},
     "wandb_run": set(),
     "media": {"data", "metrics", "mp4", "wandb_run"},
     "telemetry": {"cost"},
@@ -52,12 +56,15 @@ ALLOWED = {
     | {"attention_overlay", "temporal"},
     "example_attention": {"data", "models", "module", "prediction", "predictions", "report"},
     "predict": {"data", "prediction", "predictions"},
+    "demo": {"data", "demo", "prediction", "temporal"},
+    "serve": {"config", "demo", "prediction"},
     "explain": {"checkup", "complexity", "config", "data", "models", "optim", "papers"},
 }
 ONLY_IN = {
     "hydra": {"config"},
     "omegaconf": {"config"},
     "lightning": {"__main__", "data.datamodule", "early_stop", "guard", "linear_probe", "module", "checkpoint"}
+    | {"resume"}
     | {"media", "telemetry", "tracking", "train", "evaluate", "wandb_run"},
     "wandb": {"wandb_run"},
     "wandb_workspaces": {"dashboard"},
@@ -73,11 +80,14 @@ ONLY_IN = {
     "torchvision": {"benchmarks.peers", "data.pixel_ops", "data.transforms"},
     "fvcore": {"complexity"},
     "av": {"data.stream", "data.decode", "data.walk", "data.needed", "data.motion", "mp4", "report.examples"}
+    | {"data.corruptions", "demo.answer"}
     | {"prediction.reading", "benchmarks.decode", "benchmarks.loader", "benchmarks.readers", "checkup.surroundings"},
     "plotly": {"report.page"},
-    "PIL": {"data.image", "data.shapes", "media", "prediction.overlay", "wandb_run"},
+    "PIL": {"data.corruptions", "data.image", "data.shapes", "media", "prediction.overlay", "wandb_run"},
     "torchmetrics": {"average_precision"},
     "onnxruntime": {"exporting.files"},
+    "starlette": {"demo.app"},
+    "uvicorn": {"serve"},
     "safetensors": {"export", "models.weight_files"},
 }
 

@@ -1,5 +1,7 @@
+import errno
 import os
 import pickle
+import subprocess
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from mvit_train.checkpoint import (
     RUN_ID_VARIABLE,
     AtomicCheckpointIO,
+    DiskFullError,
     read_checkpoint,
     resolve_checkpoint,
     run_folder,
@@ -60,6 +63,51 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         AtomicCheckpointIO().save_checkpoint({}, path)
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     assert torch.equal(read_checkpoint(path)["state_dict"]["w"], torch.arange(3.0))
+
+
+class FullDisk:
+    """A file on a disk that has room for `room` bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room", [10, 50_000])
+def test_a_full_disk_is_named_with_its_room_and_leaves_the_checkpoint_before(tmp_path, monkeypatch, room):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(CONTENT, path)
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: save(content, FullDisk(file, room)))
+    with pytest.raises(DiskFullError, match=r"last\.ckpt: its tensors alone are 400012 bytes, \d+ are free there"):
+        AtomicCheckpointIO().save_checkpoint({**CONTENT, "more": [torch.zeros(100_000)]}, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    assert torch.equal(read_checkpoint(path)["state_dict"]["w"], torch.arange(3.0))
+
+
+def test_a_disk_that_is_really_full_is_named(tmp_path):
+    """A disk in memory with 200 KiB, for which one has to be root."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", tmp_path], check=False).returncode
+    if mounted != 0:
+        pytest.skip("a file system cannot be mounted here")
+    try:
+        path = tmp_path / "last.ckpt"
+        AtomicCheckpointIO().save_checkpoint({**CONTENT, "more": torch.zeros(20_000)}, path)
+        for size in (28_000, 60_000):  # whose end, or whose middle, finds no room
+            with pytest.raises(DiskFullError, match="make room"):
+                AtomicCheckpointIO().save_checkpoint({**CONTENT, "more": torch.zeros(size), "l": ["a" * 30_000]}, path)
+        assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+        assert len(read_checkpoint(path)["more"]) == 20_000
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_a_checkpoint_that_holds_code_is_refused_and_does_not_run(tmp_path, monkeypatch):

@@ -48,7 +48,7 @@ TABLE = {
     "in1k_mvit_v2_l": (218.0, 2048, 2e-3, 300, 70, 0.1, 0.5, "1x1", IMAGES),
 }
 
-OF_OUR_OWN = ("motion", "small", "finetune")  # no rows of a paper
+OF_OUR_OWN = ("motion", "shapes", "small", "finetune")  # no rows of a paper
 
 
 @pytest.fixture

@@ -173,6 +173,15 @@ def test_a_folder_of_images_trains_an_image_model_and_has_one_frame_order(images
     assert "a clip of clip.num_frames=1 has no order of frames" in capsys.readouterr().err
 
 
+def test_the_built_in_images_train_by_imagenets_recipe_scaled_down(tmp_path, monkeypatch):
+    monkeypatch.setenv("MVIT_TRAIN_CACHE", str(tmp_path / "cache"))
+    images = ["data.built_in.num_train=20", "data.built_in.num_val=10", "data.built_in.frame_size=32"]
+    assert main(["experiment=shapes", *SMALL, *images, f"runs={tmp_path}", "run_id=a", "trainer.max_epochs=1"]) == 0
+    metrics = json.loads((tmp_path / "shapes" / "a" / "metrics.json").read_text())
+    assert metrics["videos"] == {"expected": 10, "evaluated": 10, "failed": 0}
+    assert (metrics["experiment"], list(metrics["orders"])) == ("shapes", ["forward"])
+
+
 def classifier(model, *, multi_label=False):
     fixed = dict(
         mean=[0.45] * 3, std=[0.225] * 3, mixup=Mixup(), optim=AdamWCosine(lr=1e-3), max_unreadable=0.1, seed=0

@@ -169,6 +169,10 @@ class VideoDataModule(LightningDataModule):
     def steps_per_epoch(self) -> int:
         return self._train_sampler().num_steps
 
+    def first_step(self, seen: int) -> int:
+        """The batch at which an epoch goes on of which so many videos were taken over all processes."""
+        return self._train_sampler().first_step(seen)
+
     def train_dataloader(self) -> DataLoader:
         dataset = TrainClips(
             self.splits["train"],

@@ -21,6 +21,8 @@ import torch
 import torch.multiprocessing
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mvit_train.data.sampler import EpochShuffle
+
 log = logging.getLogger(__name__)
 
 CHECK_SEC = 1.0
@@ -72,7 +74,8 @@ class ResilientLoader(DataLoader):
     losses in the same order, but for condemned videos. Without workers nothing is watched.
 
     Its state says which batch of which epoch comes next. Lightning keeps it in checkpoints; the next iteration after it
-    was loaded begins there, without reading what lies before.
+    was loaded begins there, without reading what lies before. With an `EpochShuffle` it may come from another number of
+    processes or another batch size: the epoch goes on with the videos that were not taken.
     """
 
     def __init__(
@@ -116,7 +119,8 @@ class ResilientLoader(DataLoader):
         self._resume = state
 
     def _identity(self) -> dict[str, Any]:
-        return {"epoch": getattr(self.sampler, "epoch", 0), "of": len(self), "videos": len(self._watched)}
+        epoch, step_size = getattr(self.sampler, "epoch", 0), getattr(self.sampler, "step_size", self.batch_size)
+        return {"epoch": epoch, "of": len(self), "videos": len(self._watched), "step_size": step_size}
 
     def _counted(self) -> Iterator[Any]:
         first = self._first_batch()
@@ -134,15 +138,16 @@ class ResilientLoader(DataLoader):
         """Where to begin: 0 but for the first iteration after a state was loaded."""
         state, self._resume = self._resume, None
         here = self._identity()
-        if state is None or state["epoch"] != here["epoch"] or state["batches"] >= len(self):
+        if state is None or state["epoch"] != here["epoch"] or state["batches"] >= state["of"]:
             return 0
-        if changed := [key for key in ("of", "videos") if state[key] != here[key]]:
+        if state["videos"] != here["videos"]:
             raise ValueError(
                 f"the checkpoint was written {state['batches']} batches into an epoch of {state['of']}, with "
-                f"{state['videos']} videos; here an epoch has {here['of']} batches and {here['videos']} videos "
-                f"({' and '.join(changed)} changed), so that place does not exist. Go on with the same data, batch "
-                "size and number of processes, or start anew from the weights: weights=FILE"
+                f"{state['videos']} videos; here an epoch has {here['videos']}. Go on with the same data, or start "
+                "anew from the weights: weights=FILE"
             )
+        if isinstance(self.sampler, EpochShuffle):
+            return self.sampler.go_on(state["epoch"], state["batches"] * state["step_size"])
         return state["batches"]
 
     def _read_here(self, first: int) -> Iterator[Any]:

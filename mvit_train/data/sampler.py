@@ -32,11 +32,30 @@ class EpochShuffle(Sampler[EpochIndex]):
         self.num_videos, self.batch_size, self.seed, self.classes = num_videos, batch_size, seed, classes
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self._begun: tuple[int, int] | None = None
         self.num_steps = max(num_videos // (batch_size * world_size), 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
         self.epoch = epoch
+
+    @property
+    def step_size(self) -> int:
+        """Videos of a step, over all ranks."""
+        return self.batch_size * self.world_size
+
+    def first_step(self, seen: int) -> int:
+        """The step at which an epoch goes on of which so many videos were taken, in steps of whatever size.
+
+        The steps that are left come last in the epoch, so that its end stays where it is: 20 videos in steps of 2, of
+        which 9 were taken, go on at step 5 of 10, with 5 steps for the 11 others. A first step is always behind.
+        """
+        return self.num_steps - min((self.num_videos - seen) // self.step_size, self.num_steps - 1)
+
+    def go_on(self, epoch: int, seen: int) -> int:
+        """In this epoch the steps from the one returned on take the videos that are left. See `first_step`."""
+        self._begun = epoch, seen
+        return self.first_step(seen)
 
     def __len__(self) -> int:
         return self.num_steps * self.batch_size
@@ -45,6 +64,9 @@ class EpochShuffle(Sampler[EpochIndex]):
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self.num_videos) if self.classes is None else balanced(self.classes, self.epoch, rng)
         steps = np.resize(order, (self.num_steps, self.world_size, self.batch_size))
+        if self._begun is not None and self._begun[0] == self.epoch:
+            left = steps[self.first_step(self._begun[1]) :]
+            left[:] = order[self._begun[1] :][: left.size].reshape(left.shape)
         return ((self.epoch, int(index)) for index in steps[:, self.rank].ravel())
 
 

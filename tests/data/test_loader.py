@@ -78,12 +78,12 @@ class Epochs(Sampler):
         self.epoch = epoch
 
 
-def make(dataset, num_workers, persistent=True, timeout_sec=60.0, batch_size=3):
+def make(dataset, num_workers, persistent=True, timeout_sec=60.0, batch_size=3, sampler=None):
     return ResilientLoader(
         dataset,
         timeout_sec=timeout_sec,
         batch_size=batch_size,
-        sampler=Epochs(len(dataset)),
+        sampler=sampler or Epochs(len(dataset)),
         num_workers=num_workers,
         collate_fn=lambda items: {"numbers": torch.tensor(items), "pid": os.getpid()},
         persistent_workers=persistent and num_workers > 0,
@@ -320,13 +320,37 @@ def test_a_run_goes_on_without_the_videos_at_which_the_decoder_hangs_and_names_t
     assert f"unreadable training video, replaced by another one: a/a5.mp4: {reason}" in caplog.text
 
 
+def test_workers_leave_the_signals_of_a_cluster_to_their_parent():
+    loader = make(Numbers(20), 2)
+    found = []
+    for batch in loader:
+        found.append(batch["numbers"].tolist())
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(batch["pid"], number)
+    assert found == expected(20, epochs=1)
+    assert loader.num_lost == 0
+
+
+def test_an_interpreter_that_ends_with_workers_at_work_ends_them():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_loader import Numbers, make\n"
+        "loader = make(Numbers(20), 2)\n"
+        "batches = iter(loader)\n"
+        "print(next(batches)['pid'])\n"
+    )
+    here = str(Path(__file__).parent)
+    result = subprocess.run([sys.executable, "-c", code, here], capture_output=True, text=True, timeout=60, check=True)
+    assert not living(int(result.stdout))
+
+
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 def test_a_loader_goes_on_where_its_state_says_and_reads_nothing_before_that(num_workers):
     loader = make(Numbers(20), num_workers)
     batches = iter(loader)
     seen = [next(batches)["numbers"].tolist() for _ in range(3)]
     state = loader.state_dict()
-    assert state == {"epoch": 0, "of": 7, "videos": 20, "batches": 3}
+    assert state == {"epoch": 0, "of": 7, "videos": 20, "step_size": 3, "batches": 3}
     # Reading what was read already raises.
     other = make(Numbers(20, dict.fromkeys(range(9), RAISES)), num_workers)
     other.load_state_dict(state)
@@ -345,8 +369,30 @@ def test_a_state_at_the_end_of_an_epoch_begins_the_next_one_and_one_of_other_dat
     assert numbers(loader, epochs=1) == expected(20, epochs=1)
     other = make(Numbers(21), 0, batch_size=4)
     other.load_state_dict({**state, "batches": 3})
-    with pytest.raises(ValueError, match=r"3 batches into an epoch of 7, with 20 videos; .* \(of and videos changed\)"):
+    with pytest.raises(ValueError, match=r"3 batches into an epoch of 7, with 20 videos; here an epoch has 21"):
         next(iter(other))
+
+
+@pytest.mark.parametrize(("before", "after"), [((2, 2), (1, 4)), ((1, 3), (2, 2)), ((2, 2), (1, 3)), ((1, 2), (2, 4))])
+def test_an_epoch_goes_on_with_the_videos_that_are_left_for_another_number_of_processes(before, after):
+    def loaders(world_size, batch_size):
+        shuffles = [
+            EpochShuffle(50, batch_size=batch_size, seed=0, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        return [make(Numbers(50), 0, batch_size=batch_size, sampler=shuffle) for shuffle in shuffles]
+
+    first, second = loaders(*before), loaders(*after)
+    seen = []
+    for loader in first:
+        batches = iter(loader)
+        seen += [number for _ in range(4) for number in next(batches)["numbers"].tolist()]
+    for loader in second:
+        loader.load_state_dict(first[0].state_dict())
+    rest = [batch["numbers"].tolist() for loader in second for batch in loader]
+    assert len({len(batch) for batch in rest}) == 1
+    seen += [number for batch in rest for number in batch]
+    assert len(set(seen)) == len(seen) > 50 - after[0] * after[1]  # none twice, and less than a step is left out
 
 
 class Recorder(LightningModule):

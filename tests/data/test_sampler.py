@@ -35,6 +35,17 @@ def test_ranks_get_equal_full_batches_also_where_videos_do_not_divide():
     assert {index for _, index in tiny} == {0, 1, 2}
 
 
+def test_an_epoch_goes_on_with_the_videos_that_are_left_in_steps_of_another_size():
+    alone = [index for _, index in epoch(3, batch_size=1)]
+    sampler = EpochShuffle(20, batch_size=3, seed=0)
+    sampler.set_epoch(3)
+    first = sampler.go_on(3, 8)
+    assert first == 2  # of 6 steps; the other four take the 12 that are left
+    assert [index for _, index in sampler][first * 3 :] == alone[8:]
+    sampler.set_epoch(4)
+    assert list(sampler) == epoch(4, batch_size=3)  # the next one is whole
+
+
 def test_shards_cover_every_video_once_for_any_number_of_ranks():
     for world_size in (1, 2, 3, 5, 7):
         shards = [list(Shard(20, rank=rank, world_size=world_size)) for rank in range(world_size)]
