@@ -1,4 +1,4 @@
-"""`task=doctor`: one screen before a long run: what would fail, what would be slow, what is not as the recipe has it.
+"""`task=doctor`: one screen before a long run: what would fail, be slow, or leave the recipe.
 
 Nothing is trained, and nothing that stays is written. Every check stands alone: one that breaks off is a line of the
 screen and hides no other. The exit status is 1 if anything would fail.

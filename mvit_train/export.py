@@ -1,4 +1,4 @@
-"""`task=export`: writes weights for PySlowFast or torchvision or as safetensors, or a graph: .pt2 or .onnx."""
+"""`task=export`: writes weights (PySlowFast, torchvision, safetensors) or a graph (.pt2, ONNX)."""
 
 import inspect
 import json

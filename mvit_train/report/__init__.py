@@ -1,4 +1,4 @@
-"""`task=report`: writes the numbers and the page of evaluations again, from their predictions, and compares them.
+"""`task=report`: the numbers and page of evaluations once more, from their predictions, and compared.
 
 predictions.save_predictions -> predictions.npz -> write_metrics -> metrics.json -> write_report -> report.html
 """
