@@ -57,10 +57,13 @@ class Config:
     seed: int
     ckpt: Path | None
     weights: Path | None
-    format: Literal["slowfast", "torchvision", "safetensors", "pt2", "onnx", "table", "json", "csv"] | None
-    output: Path | None
-    input: Path | list[Path] | None
     views: str
+    frame_order: Literal["all", "card"] | FrameOrder | list[FrameOrder]
+    corruptions: Literal["all"] | CorruptionName | list[CorruptionName] | None
+    severities: list[int]
+    input: Path | list[Path] | None
+    output: Path | None
+    format: Literal["slowfast", "torchvision", "safetensors", "pt2", "onnx", "table", "json", "csv"] | None
     top_k: int
     threshold: float | None
     timeline: bool
@@ -68,9 +71,6 @@ class Config:
     overlay: Path | None
     attention: Path | None
     embeddings: Path | None
-    frame_order: Literal["all", "card"] | FrameOrder | list[FrameOrder]
-    corruptions: Literal["all"] | CorruptionName | list[CorruptionName] | None
-    severities: list[int]
     clip: Clip
     benchmark: Node
     serve: Node
