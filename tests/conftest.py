@@ -82,6 +82,17 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, video: Callable[..., Path]) -> Path:
+    """A folder as users have it: two class folders of twelve short videos each; three quarters are for training."""
+    folder = tmp_path_factory.mktemp("mine")
+    for name, first in (("low", 0), ("high", 2048)):
+        (folder / name).mkdir()
+        for i in range(12):
+            shutil.copy(video("a.mp4", 20 + i, first_index=first + i), folder / name / f"{i}.mp4")
+    return folder
+
+
 @pytest.fixture
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For tests that train: no run id or W&B mode of elsewhere, and one thread, since models this small lose by two."""

@@ -27,17 +27,6 @@ TINY = [
 pytestmark = pytest.mark.usefixtures("own_environment")
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory, video):
-    """Two class folders of twelve short videos."""
-    folder = tmp_path_factory.mktemp("mine")
-    for name, first in (("low", 0), ("high", 2048)):
-        (folder / name).mkdir()
-        for i in range(12):
-            shutil.copy(video("a.mp4", 20 + i, first_index=first + i), folder / name / f"{i}.mp4")
-    return folder
-
-
 def run(folder, runs, *overrides, wandb="off"):
     return main([*TINY, f"data.root={folder}", f"runs={runs}", f"logger.wandb={wandb}", *overrides])
 

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,17 +25,6 @@ TINY = [
     *("optim.lr=1e-3", "optim.lr_batch=4", "optim.warmup_epochs=1", "logger.wandb=off"),
     *("trainer.max_epochs=2", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "trainer.devices=1"),
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, video):
-    """Two class folders of twelve short videos; three quarters of them are for training."""
-    folder = tmp_path_factory.mktemp("mine")
-    for name, first in (("low", 0), ("high", 2048)):
-        (folder / name).mkdir()
-        for i in range(12):
-            shutil.copy(video("a.mp4", 20 + i, first_index=first + i), folder / name / f"{i}.mp4")
-    return folder
 
 
 @pytest.fixture

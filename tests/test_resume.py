@@ -32,17 +32,6 @@ TINY = [
 EVERYTHING = ["augment=k400", "augment.crop.short_side=40", "data.repeats=2", "module.ema_decay=0.5"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, video):
-    """Two class folders of twelve short videos; three quarters of them are for training."""
-    folder = tmp_path_factory.mktemp("mine")
-    for name, first in (("low", 0), ("high", 2048)):
-        (folder / name).mkdir()
-        for i in range(12):
-            shutil.copy(video("a.mp4", 20 + i, first_index=first + i), folder / name / f"{i}.mp4")
-    return folder
-
-
 def train(folder, runs, run_id, *overrides, kill_at=None):
     """Trains in a process of its own, which writes down what each step sees, and is killed within its kill_at-th."""
 
