@@ -5,6 +5,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -91,6 +92,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory, video: Callable[..., Path])
         for i in range(12):
             shutil.copy(video("a.mp4", 20 + i, first_index=first + i), folder / name / f"{i}.mp4")
     return folder
+
+
+@pytest.fixture
+def command_line(tmp_path: Path) -> Callable[..., None]:
+    """`command_line(*arguments)` runs the command in a process of its own, which may start others; it must succeed."""
+
+    def run(*arguments: str) -> None:
+        result = subprocess.run(
+            [sys.executable, "-m", "mvit_train", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+
+    return run
 
 
 @pytest.fixture

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -196,21 +193,12 @@ def val_losses(run_dir):
     return [float(row["val/loss"]) for row in csv.DictReader((run_dir / "metrics.csv").open()) if row["val/loss"]]
 
 
-def test_two_processes_train_and_evaluate_like_one(folder, tmp_path):
+def test_two_processes_train_and_evaluate_like_one(folder, tmp_path, command_line):
     """Two ranks with batches of 2 take the steps of one process with batches of 4; mixup mixes within a rank."""
     assert run(folder, tmp_path, "run_id=one", "augment.mixup.mixup_alpha=0") == 0
     two_ranks = ["augment.mixup.mixup_alpha=0", "trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=2"]
     where = [f"data.root={folder}", f"runs={tmp_path}", "logger.wandb=off", "run_id=two"]
-    result = subprocess.run(
-        [sys.executable, "-m", "mvit_train", *TINY, *two_ranks, *where],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    command_line(*TINY, *two_ranks, *where)
     one, two = tmp_path / "motion" / "one", tmp_path / "motion" / "two"
     assert val_losses(two) == pytest.approx(val_losses(one), rel=1e-3)
 

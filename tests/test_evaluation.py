@@ -1,10 +1,7 @@
 """An evaluation from the command line: frame orders, processes, and the files from which it is all computed again."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +129,9 @@ def arrays(folder: Path) -> dict[str, bytes]:
         return {name: file[name].tobytes() for name in file.files if name != "info"}
 
 
-def test_one_two_and_three_processes_with_and_without_workers_agree_to_the_last_digit(run, two_classes, tmp_path):
+def test_one_two_and_three_processes_with_and_without_workers_agree_to_the_last_digit(
+    run, two_classes, tmp_path, command_line
+):
     arguments = ["task=evaluate", f"ckpt={run}", f"data.root={two_classes}", "views=3x1", *HERE]
     folder = run / "evaluate-3x1-all"
     assert main([*arguments, "data.num_workers=0"]) == 0
@@ -144,16 +143,7 @@ def test_one_two_and_three_processes_with_and_without_workers_agree_to_the_last_
     for devices, workers in ((2, 0), (3, 2)):
         command = [*arguments, f"trainer.devices={devices}", "trainer.strategy=ddp", f"data.num_workers={workers}"]
         (folder / "metrics.json").unlink()
-        result = subprocess.run(
-            [sys.executable, "-m", "mvit_train", *command],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert result.returncode == 0, result.stderr[-3000:]
+        command_line(*command)
         assert (comparable(folder), arrays(folder)) == (metrics, scores), f"{devices} processes"
 
 

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -110,7 +107,7 @@ def test_several_labels_in_another_class_order_give_the_same_numbers(several, tm
     assert (metrics["label_fingerprint"], expected["label_note"]) == (expected["label_fingerprint"], None)
 
 
-def test_two_processes_evaluate_several_labels_like_one(several, tmp_path):
+def test_two_processes_evaluate_several_labels_like_one(several, tmp_path, command_line):
     assert run(several, tmp_path, *CLIPS, "run_id=a", "module.ensemble=max", "trainer.max_epochs=1") == 0
     done = tmp_path / "motion" / "a"
     arguments = ["task=evaluate", f"ckpt={done}", "views=3x1", "trainer.accelerator=cpu", "data.num_workers=0"]
@@ -118,16 +115,7 @@ def test_two_processes_evaluate_several_labels_like_one(several, tmp_path):
     folder = done / "evaluate-3x1-all"
     alone = json.loads((folder / "metrics.json").read_text())
     scores = np.load(folder / "predictions.npz")["scores"]
-    result = subprocess.run(
-        [sys.executable, "-m", "mvit_train", *arguments, "trainer.devices=2", "trainer.strategy=ddp"],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    command_line(*arguments, "trainer.devices=2", "trainer.strategy=ddp")
     np.testing.assert_allclose(np.load(folder / "predictions.npz")["scores"], scores, atol=1e-6)
     assert json.loads((folder / "metrics.json").read_text())["videos"] == alone["videos"]
 

@@ -1,10 +1,7 @@
 """Accuracy on corrupted videos: the conditions, the numbers, and an evaluation from the command line."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -254,7 +251,7 @@ def everything(folder: Path) -> tuple[str, dict[str, bytes]]:
 
 
 def test_an_evaluation_on_corrupted_videos_is_the_same_again_and_in_two_processes(
-    trained_run, two_kinds, tmp_path, capsys
+    trained_run, two_kinds, tmp_path, capsys, command_line
 ):
     run = Path(shutil.copytree(trained_run, tmp_path / "run"))
     arguments = ["task=evaluate", f"ckpt={run}", f"data.root={two_kinds}", "views=1x1", *HERE]
@@ -296,16 +293,7 @@ def test_an_evaluation_on_corrupted_videos_is_the_same_again_and_in_two_processe
     assert (folder / "metrics.json").read_text() == before
     command = [*arguments, "frame_order=[forward,reverse]", *corruptions, "trainer.devices=2", "trainer.strategy=ddp"]
     shutil.rmtree(folder)
-    result = subprocess.run(
-        [sys.executable, "-m", "mvit_train", *command],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    command_line(*command)
     assert everything(folder) == first
 
 
