@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 from mvit_train.models.layers import LAYER_NORM_EPS, DropPath, Mlp, Pool, PoolSpec, parameter
 from mvit_train.ops.attention import attend
-from mvit_train.ops.pooling import THW
+from mvit_train.ops.pooling import THW, pool_norm
 
 RelPos = Literal["none", "space", "time", "space_time"]
 
@@ -65,12 +65,9 @@ class PoolingAttention(nn.Module):
         """x: (B, N, C). Returns (B, N', A), N' the tokens of the pooled query."""
         q, k, v = self.pooled_qkv(x)
         q_rel, k_rel = self.relative_terms(q)
-        x = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), q_rel=q_rel, k_rel=k_rel).transpose(1, 2)
-        if self.residual_pooling:
-            attended, x = x, x + q
-            if self.num_cls:
-                x[:, 0] = attended[:, 0]
-        return self.proj(x.flatten(2))
+        residual_from = self.num_cls if self.residual_pooling else None
+        x = attend(*(x.transpose(1, 2) for x in (q, k, v)), q_rel=q_rel, k_rel=k_rel, residual_from=residual_from)
+        return self.proj(x.transpose(1, 2).flatten(2))
 
     def pooled_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x: (B, N, C). Returns query (B, N', H, D), and key and value (B, M, H, D), as they meet."""
@@ -79,10 +76,12 @@ class PoolingAttention(nn.Module):
         k = self._pooled(k, self.pool_k, self.norm_k)
         return q, k, self._pooled(v, self.pool_v, self.norm_v)
 
-    def _pooled(self, x: Tensor, pool: nn.Module | None, norm: nn.Module | None) -> Tensor:
+    def _pooled(self, x: Tensor, pool: Pool | None, norm: nn.LayerNorm | None) -> Tensor:
         """(B, N, A) -> (B, N', H, D)"""
-        x = (x if pool is None else pool(x)).unflatten(-1, (self.num_heads, -1))
-        return x if norm is None else norm(x).to(x.dtype)  # autocast normalises in float32 on GPUs
+        if pool is None or norm is None:
+            return (x if pool is None else pool(x)).unflatten(-1, (self.num_heads, -1))
+        size, stride = pool.thw, pool.spec.stride
+        return pool_norm(x, size, pool.weight, norm.weight, norm.bias, stride, num_cls=self.num_cls, eps=LAYER_NORM_EPS)
 
     def _add_relative_positions(
         self, axes: RelPos, thw: THW, table: THW, q_pool: PoolSpec | None, kv_pool: PoolSpec | None, head_dim: int
@@ -181,16 +180,34 @@ class Block(nn.Module):
             spec = PoolSpec("max", overlapping_kernel(q_pool.stride), q_pool.stride)
             self.pool_skip = Pool(spec, thw, dim, cls_token=cls_token)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N', C')"""
-        normed = self.norm1(x)
-        skip = self.proj(normed) if self.proj is not None and self.expand_in == "attention" else x
-        if self.pool_skip is not None:
-            skip = self.pool_skip(skip)
-        x = skip + self.drop_path(self.attn(normed))
-        normed = self.norm2(x)
-        skip = self.proj(normed) if self.proj is not None and self.expand_in == "mlp" else x
-        return skip + self.drop_path(self.mlp(normed))
+    def forward(self, x: Tensor, of_attention: Tensor | None = None, of_mlp: Tensor | None = None) -> Tensor:
+        """(B, N, C) -> (B, N', C'). of_attention, of_mlp: what `drop_path` has drawn for each branch, outside, since a
+        compiled block would else be another one for each rate."""
+        in_attention = self.expand_in == "attention"
+        x = self._residual(x, self.norm1, self.attn, self.proj if in_attention else None, self.pool_skip, of_attention)
+        return self._residual(x, self.norm2, self.mlp, None if in_attention else self.proj, None, of_mlp)
+
+    def _residual(
+        self,
+        x: Tensor,
+        norm: nn.LayerNorm,
+        branch: nn.Module,
+        proj: nn.Linear | None,
+        pool: Pool | None,
+        drawn: Tensor | None,
+    ) -> Tensor:
+        """The skip path, x or proj(norm(x)), pooled, plus branch(norm(x)) of the samples that were drawn."""
+        kept = None if drawn is None or drawn.is_floating_point() else drawn
+        skip = x
+        if proj is not None:
+            x = norm(x)
+            skip = proj(x)
+        x = x if kept is None else x.index_select(0, kept)
+        x = branch(norm(x) if proj is None else x)
+        skip = skip if pool is None else pool(skip)
+        if kept is not None:
+            return skip.index_add(0, kept, x.to(skip.dtype), alpha=len(skip) / len(kept))
+        return skip + (x if drawn is None else x * drawn.to(x.dtype)[:, None, None])
 
 
 def overlapping_kernel(stride: THW) -> THW:

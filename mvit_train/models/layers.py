@@ -9,6 +9,7 @@ from mvit_train.ops.pooling import THW, pool_conv, pool_output, pool_window
 
 INIT_STD = 0.02
 LAYER_NORM_EPS = 1e-6
+SKIPPING_BATCH = 8  # the least in which stochastic depth leaves out work
 
 PoolKind = Literal["conv", "max", "avg"]
 
@@ -88,18 +89,29 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth per sample: a residual branch is dropped with `rate`, kept ones are scaled by 1 / keep."""
+    """Draws which samples go through a residual branch (stochastic depth, arXiv 1603.09382), each with 1 - `rate`.
+
+    In a batch of 8 or more a fixed number of samples is drawn instead of each for itself, as in DINOv2 (arXiv
+    2304.07193, Sec. 5): the branch is computed for these alone, and shapes do not change from step to step. A sample is
+    then kept with round(B (1 - rate)) / B, within 1/16 of 1 - rate, and scaled by the inverse of that, so that the mean
+    stays the branch. Gradients are means over samples that know nothing of each other: their expectation is that of
+    independent draws of this rate.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def draw(self, x: Tensor) -> Tensor | None:
+        """For x (B, ...) the indices of the samples that are kept, or, in small batches, a factor (B,) for each, 0 or
+        1 / (1 - rate); None: all as they are. Nothing waits for the device, as torch.randperm would."""
         if self.rate == 0.0 or not self.training:
-            return x
-        keep = 1.0 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-        return x * mask.div_(keep)
+            return None
+        batch_size, keep = len(x), 1.0 - self.rate
+        if batch_size < SKIPPING_BATCH:
+            return torch.empty(batch_size, device=x.device).bernoulli_(keep) / keep
+        number = max(round(batch_size * keep), 1)
+        return None if number == batch_size else torch.rand(batch_size, device=x.device).argsort()[:number]
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"

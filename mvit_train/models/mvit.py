@@ -9,7 +9,7 @@ training and in evaluation.
 
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -157,11 +157,12 @@ class MViT(nn.Module):
             x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         positions = self._position_embedding()
         x = x if positions is None else x + positions
-        for block in self.blocks:
+        for block in cast(list[Block], self.blocks):
+            drawn = [block.drop_path.draw(x) for _ in range(2)]
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, *drawn, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, *drawn)
         return self.head(self._pooled_tokens(x))
 
     def _pooled_tokens(self, x: Tensor) -> Tensor:

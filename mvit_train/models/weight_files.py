@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mvit_train.labels import Labels
 from mvit_train.models.formats import to_ours
+from mvit_train.torch_file import read_torch_file
 
 HEAD = ("head.projection.weight", "head.projection.bias")
 METADATA = "mvit_train"  # our entry in a checkpoint, in safetensors, and in a state dict's `_metadata`
@@ -69,13 +69,13 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         ours = {METADATA: json.loads(metadata[METADATA])} if METADATA in metadata else {}
         return {"state_dict": tensors, **ours}
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"weights: {path} is no complete safetensors file: {error}") from error
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
     try:
-        container = torch.load(path, map_location="cpu", weights_only=True)
+        container = read_torch_file(path)
     except OSError as error:
         raise ValueError(f"weights: {path} cannot be read: {error}") from error
     except Exception as error:  # torch reports damage with many types (RuntimeError, UnpicklingError, KeyError, ...)
@@ -85,7 +85,8 @@ def _read_pickle(path: Path) -> dict[str, Any]:
                 "is read; it is refused. A file you trust can be converted: "
                 "torch.save({'model_state': torch.load(FILE, weights_only=False)['model_state']}, NEW)"
             ) from error
-        raise ValueError(f"weights: {path} is no complete file of weights that torch can read") from error
+        reason = f": {error}" if isinstance(error, ValueError) else ""
+        raise ValueError(f"weights: {path} is no complete file of weights that torch can read{reason}") from error
     if not isinstance(container, dict):
         raise ValueError(f"weights: {path} holds a {type(container).__name__}, not a state dict")
     return container

@@ -6,20 +6,40 @@ key *position on the axis*; `attend` gets those products as `q_rel` (queries x p
 positions a key has (keys x positions, zero or one): the term is q_rel k_rel^T. A class token has rows of zeros in both.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from mvit_train.ops import forced
+from mvit_train.ops import forced, triton_takes
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, q_rel: Tensor | None = None, k_rel: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(D) + q_rel k_rel^T) v.
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    q_rel: Tensor | None = None,
+    k_rel: Tensor | None = None,
+    residual_from: int | None = None,
+) -> Tensor:
+    """softmax(q k^T / sqrt(D) + q_rel k_rel^T) v, with q added from query `residual_from` on (MViTv2, Eq. 5).
 
     q: (B, H, Nq, D); k, v: (B, H, Nk, D); q_rel: (B, H, Nq, P); k_rel: (Nk, P). Returns (B, H, Nq, D).
     """
-    path = forced() or ("reference" if _products_are_faster(q) else "fast")
-    return (attend_reference if path == "reference" else attend_fused)(q, k, v, q_rel=q_rel, k_rel=k_rel)
+    path = forced() or _fastest(q, q_rel)
+    if path == "triton":
+        from mvit_train.ops import triton_attention  # needs Triton
+
+        return triton_attention.attend(q, k, v, q_rel, k_rel, residual_from)[0]
+    x = (attend_reference if path == "reference" else attend_fused)(q, k, v, q_rel=q_rel, k_rel=k_rel)
+    if residual_from is None:
+        return x
+    attended, x = x, x + q
+    if residual_from > 0:
+        x[:, :, :residual_from] = attended[:, :, :residual_from]
+    return x
 
 
 def attend_reference(
@@ -46,14 +66,28 @@ def attend_fused(
     """
     if q_rel is None or k_rel is None:
         return scaled_dot_product_attention(q, k, v)
-    d = q.shape[-1]
-    to = -(-(d + q_rel.shape[-1]) // 8) * 8  # a multiple of 8 channels, for the GPU kernels
+    d, to = q.shape[-1], fused_channels(q, q_rel)
     fill = to - d - q_rel.shape[-1]
     q = pad(torch.cat((q * d**-0.5, q_rel), dim=-1), (0, fill))
     k = pad(torch.cat((k, k_rel.to(k.dtype).expand(*k.shape[:2], -1, -1)), dim=-1), (0, fill))
     return scaled_dot_product_attention(q, k, pad(v, (0, to - d)), scale=1.0)[..., :d]
 
 
-def _products_are_faster(q: Tensor) -> bool:
-    """In bf16 on CPUs without AMX the fused kernel is slower than two products and a softmax."""
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
+def fused_channels(q: Tensor, q_rel: Tensor) -> int:
+    """Channels of q and k with the relative term in the fused kernel: on GPUs one of the sizes it is written for, which
+    it would otherwise fill up to itself; a multiple of 8 on CPUs."""
+    needed = q.shape[-1] + q_rel.shape[-1]
+    step = 32 if q.device.type == "cuda" else 8
+    return -(-needed // step) * step
+
+
+def _fastest(q: Tensor, q_rel: Tensor | None) -> Literal["reference", "fast", "triton"]:
+    """On GPUs a kernel of our own where the fused one would need more than 128 channels, for which it is slow.
+
+    In bf16 on CPUs without AMX the fused kernel is slower than two products and a softmax.
+    """
+    if q_rel is not None and fused_channels(q, q_rel) > 128 and q.dtype != torch.float32 and triton_takes(q):
+        fits = q.shape[-1] <= 128 and q_rel.shape[-1] <= 64  # in shared memory and registers
+        return "triton" if fits else "fast"
+    by_products = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
+    return "reference" if by_products else "fast"

@@ -9,19 +9,44 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, conv3d, max_pool2d, max_pool3d, pad
+from torch.nn.functional import avg_pool3d, conv3d, layer_norm, max_pool2d, max_pool3d, pad
 
-from mvit_train.ops import forced
+from mvit_train.ops import forced, triton_takes
 
 THW = tuple[int, int, int]
 
 CHUNK = 300_000  # elements of the gradient that stay in the cache while all taps of the kernel visit them
 
 
-def pool_output(size: THW, kernel: THW, stride: THW) -> THW:
+def pool_output(size: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> THW:
     """Grid after a pooling or convolution with padding (kernel - 1) // 2: 56, kernel 3, stride 2 -> 28; 39 -> 20."""
     t, h, w = ((n + 2 * ((k - 1) // 2) - k) // s + 1 for n, k, s in zip(size, kernel, stride, strict=True))
     return t, h, w
+
+
+def pool_norm(
+    x: Tensor, thw: THW, weight: Tensor, gamma: Tensor, beta: Tensor, stride: THW, *, num_cls: int, eps: float
+) -> Tensor:
+    """`pool_conv`, then LayerNorm over the channels of each head, which class tokens pass too.
+
+    x: (B, N, C), also as a part of the packed projection; gamma, beta: (D,). Returns (B, N', heads, D) in x's type.
+    """
+    by_triton = weight.shape[2] in (1, 3) and weight.shape[3:] == (3, 3) and num_cls <= 1 and x.stride(-1) == 1
+    path = forced() or ("triton" if by_triton and triton_takes(x) else None)
+    if path == "triton" and by_triton:
+        from mvit_train.ops import triton_pooling  # needs Triton
+
+        keep = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or gamma.requires_grad)
+        return triton_pooling.pool_norm(x, thw, weight, gamma, beta, stride, num_cls, eps, keep)[0]
+    return pool_norm_reference(x, thw, weight, gamma, beta, stride, num_cls=num_cls, eps=eps)
+
+
+def pool_norm_reference(
+    x: Tensor, thw: THW, weight: Tensor, gamma: Tensor, beta: Tensor, stride: THW, *, num_cls: int, eps: float
+) -> Tensor:
+    """In two operations."""
+    pooled = pool_conv(x, thw, weight, stride, num_cls=num_cls).unflatten(-1, (-1, len(weight)))
+    return layer_norm(pooled, gamma.shape, gamma, beta, eps).to(x.dtype)  # autocast normalises in float32 on GPUs
 
 
 def pool_conv(x: Tensor, thw: THW, weight: Tensor, stride: THW, *, num_cls: int) -> Tensor:
@@ -32,7 +57,7 @@ def pool_conv(x: Tensor, thw: THW, weight: Tensor, stride: THW, *, num_cls: int)
     """
     has_centre = all(k % 2 for k in weight.shape[2:])  # about which the fast backward mirrors the kernel
     path = forced() or ("fast" if x.device.type == "cpu" else "reference")
-    if path == "fast" and has_centre:
+    if path != "reference" and has_centre:
         return pool_conv_channels_last(x, thw, weight, stride, num_cls=num_cls)
     return pool_conv_reference(x, thw, weight, stride, num_cls=num_cls)
 
