@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -127,16 +127,11 @@ def work_through(
 
     None: other shares are not done yet. Without --out nothing is kept.
     """
-    stem, kind = journal
+    stem, _ = journal
     shard = arguments.shard or Shard()
-    before = {result.key: result for result in read_results(arguments.out, stem, kind)} if arguments.out else {}
-    known = {
-        task.key: before[task.key]
-        for task in tasks
-        if task.key in before
-        and not (arguments.retry and before[task.key].reason)
-        and is_enough(task, before[task.key])
-    }
+    known = _kept(tasks, journal, arguments.out, is_enough)
+    if arguments.retry:
+        known = {key: result for key, result in known.items() if not result.reason}
     todo = [task for task in tasks if task.key not in known and shard.has(task)]
     share = f" in share {shard}" if arguments.shard else ""
     print(f"{len(tasks):,} files; {len(known):,} known, {len(todo):,} to do{share}", flush=True)
@@ -146,11 +141,20 @@ def work_through(
             known[result.key] = result
             if kept:
                 kept.append(result)
+    known = {**_kept(tasks, journal, arguments.out, is_enough), **known}  # what other shares have done meanwhile
     if left := [task for task in tasks if task.key not in known]:
-        print(f"share {shard} is done; {len(left):,} files remain for other shares. When they are done, the same")
-        print("command without --shard puts everything together")
+        print(f"share {shard} is done; {len(left):,} files remain for other shares. The last of them puts everything")
+        print("together, and so does the same command without --shard")
         return None
     return [known[task.key] for task in tasks]
+
+
+def _kept(
+    tasks: Sequence[T], journal: tuple[str, type[R]], out: Path | None, is_enough: Callable[[T, R], bool]
+) -> dict[Hashable, R]:
+    """By key, what the journals of all shares have of these tasks."""
+    found = {result.key: result for result in read_results(out, *journal)} if out else {}
+    return {task.key: found[task.key] for task in tasks if task.key in found and is_enough(task, found[task.key])}
 
 
 def write_manifest(command: str, listing: Listing, probes: dict[str, Probe], arguments: argparse.Namespace) -> None:

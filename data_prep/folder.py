@@ -35,6 +35,7 @@ clip:
   crop_size: 64
 data:
   root: {data_root}
+  also_from: {root_quoted}
   batch_size: {batch_size}
   eval_batch_size: 50
 trainer:
@@ -103,6 +104,7 @@ def experiment(entries: Sequence[Entry], arguments: argparse.Namespace) -> dict[
         "name": name if name[:1].isalpha() else f"videos_{name}",  # or YAML might take it for a number
         "root": arguments.root,
         "data_root": json.dumps(str(arguments.out), ensure_ascii=False),
+        "root_quoted": json.dumps(str(arguments.root), ensure_ascii=False),
         "num_classes": len({entry.label for entry in entries}),
         "num_train": counts["train"],
         "num_val": counts["val"],

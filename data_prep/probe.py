@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 from av.error import FFmpegError
 
-from mvit_train.data.stream import DecodeError, VideoStream, as_decode_errors
+from mvit_train.data.stream import READ_OPTIONS, DecodeError, VideoStream, as_decode_errors
 
 IMAGE_SUFFIXES = frozenset((".jpeg", ".jpg", ".png", ".webp", ".bmp"))
 DIGEST_BYTES = 65536
@@ -122,7 +122,7 @@ def _image(task: Task) -> Iterator[dict]:
         raise DecodeError(task.path, "empty file")
     strict = {"err_detect": "explode"}  # a truncated JPEG is an error, not a grey half
     try:
-        with as_decode_errors(task.path), av.open(f"file:{task.path}", options=strict) as container:
+        with as_decode_errors(task.path), av.open(f"file:{task.path}", options=READ_OPTIONS | strict) as container:
             stream = container.streams.video[0]
             codec = stream.codec_context
             yield {

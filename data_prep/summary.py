@@ -99,6 +99,8 @@ def lines_of(summary: Mapping[str, Any], folder: Path) -> list[str]:
     for what in ("duplicates", "broken"):
         lines += [f"{what}: {count:,} {kind}" for kind, count in summary[what].items()]
     lines += [f"warning: {line}" for line in summary["warnings"]]
+    if "root" in summary and not Path(summary["root"]).is_relative_to(folder):
+        lines.append(f"its videos lie elsewhere: train with data.root={folder} data.also_from={summary['root']}")
     return [*lines, f"written to {folder}"]
 
 

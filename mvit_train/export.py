@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint, saved_labels, weights_fingerprint
+from mvit_train.checkpoint import load_weights, read_checkpoint, resolve_checkpoint, saved_labels, weights_fingerprint
 from mvit_train.config import build, to_dict
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.transforms import TestCrops
@@ -245,7 +245,8 @@ def _of_checkpoint(cfg) -> Source:
     checkpoint = read_checkpoint(path)
     class_names = saved_labels(checkpoint, path).names
     model = build(cfg.model, num_classes=len(class_names))
-    model.load_state_dict({name.removeprefix("model."): t for name, t in checkpoint["state_dict"].items()})
+    state = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
+    load_weights(model, {"state_dict": state}, path)
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     multi_label = checkpoint["mvit_train"].get("multi_label", False)
     return Source(model, class_names, multi_label, path, checkpoint["epoch"], folder)

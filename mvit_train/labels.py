@@ -1,6 +1,7 @@
 """The ordered list of class names that gives a score vector its meaning."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from mvit_train.known_labels import KNOWN_ORDERS, KNOWN_SETS
 
 Relation = Literal["same", "permuted", "subset", "superset", "other"]
 MAX_NAMED = 5
+# Control characters (they steer terminals), surrogates, line separators, and what turns the direction of text around.
+UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def fingerprint(lines: Iterable[str]) -> str:
@@ -44,6 +47,8 @@ class Labels:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if strange := [name for name in self.names if UNPRINTABLE.search(name)]:
+            raise ValueError(f"class names must be printable text, this one is not: {strange[0][:80]!r}")
         twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if twice:
             raise ValueError(f"class names must be distinct, these come twice: {', '.join(twice[:MAX_NAMED])}")
@@ -62,7 +67,11 @@ class Labels:
     @classmethod
     def read(cls, file: Path) -> "Labels":
         """Reads `classes.txt`: one class name a line, in score order."""
-        names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is no class list in UTF-8: {error}") from error
+        names = tuple(line.strip() for line in text.splitlines() if line.strip())
         if not names:
             raise ValueError(f"{file} names no class")
         return cls(names)

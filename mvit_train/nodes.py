@@ -5,14 +5,20 @@ Nodes are plain dicts and lists here; `config` makes them from YAML.
 
 import dataclasses
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from mvit_train.signatures import FitError, Product, Signature, did_you_mean, fit, read_signature, show
 
-# What `_target_` may name; nothing else is ever imported. A trailing dot stands for everything below.
-ALLOWED_TARGETS = ("mvit_train.", "lightning.pytorch.Trainer", "lightning.pytorch.callbacks.")
+# What `_target_` may name; nothing else is ever imported. A trailing dot stands for everything below. No task is among
+# them: a checkpoint's configuration must not run one.
+ALLOWED_TARGETS = (
+    *("mvit_train.models.", "mvit_train.data.", "mvit_train.optim.", "mvit_train.module.", "mvit_train.resume."),
+    *("mvit_train.tracking.", "mvit_train.benchmark.", "mvit_train.benchmarks.", "mvit_train.scaling."),
+    *("mvit_train.demo.settings.", "mvit_train.strategy.trainer", "lightning.pytorch.callbacks."),
+)
 
 UNKNOWN = Product(Any)  # in the place of a value that cannot be known: it fits everything
 
@@ -27,7 +33,10 @@ class ConfigError(ValueError):
 
 
 def locate(target: Any) -> Callable:
-    """The class or function that `_target_` names. Raises FitError; imports nothing outside ALLOWED_TARGETS."""
+    """The class that `_target_` names, or the function that makes an object of one of the package's classes.
+
+    Raises FitError; imports nothing outside ALLOWED_TARGETS.
+    """
     if not isinstance(target, str) or not any(
         target.startswith(allowed) if allowed.endswith(".") else target == allowed for allowed in ALLOWED_TARGETS
     ):
@@ -37,11 +46,15 @@ def locate(target: Any) -> Callable:
         if not name or name.startswith("_") or not hasattr(found, name):
             public = [option for option in dir(found) if not option.startswith("_")]
             raise FitError(f"does not exist: {found.__name__} has no {name}{did_you_mean(name, public)}")
+        if not inspect.ismodule(found):  # VideoClassifier.load_from_checkpoint
+            raise FitError(f"is a part of {found.__name__}, not a class or function of its own")
         found = getattr(found, name)
     # What our modules import from elsewhere is reachable through them, but not ours: mvit_train.x.os.system.
     package = target.partition(".")[0]
-    if not callable(found) or (getattr(found, "__module__", None) or "").partition(".")[0] != package:
+    if not callable(found) or _package(found) != package:
         raise FitError(f"is no class or function of {package}")
+    if not inspect.isclass(found) and _package(read_signature(found).kind) != package:
+        raise FitError(f"makes no object of {package}")  # what it does instead is not for a configuration to ask
     return found
 
 
@@ -171,6 +184,10 @@ class NodeChecker:
         options = "" if near else f"; there are {', '.join(siblings)}"
         unknown = f"{signature.name} has no argument {name}" if parent else "there is no such setting"
         return f"{unknown}{near}{options}"
+
+
+def _package(thing: Any) -> str:
+    return (getattr(thing, "__module__", None) or "").partition(".")[0]
 
 
 def _import_longest(target: str) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvit_train.archive import read_arrays
 from mvit_train.average_precision import summarize_multi_label
 from mvit_train.data.corruptions import CORRUPTIONS, NEED_FRAMES
 from mvit_train.metrics import headline, predict
@@ -109,11 +110,15 @@ def save_robustness(path: Path, found: CorruptedPredictions) -> None:
 
 
 def load_robustness(path: Path) -> CorruptedPredictions:
-    """Reads what `save_robustness` wrote, without pickle."""
-    with np.load(path, allow_pickle=False) as file:
-        lists: dict[str, Any] = {name: file[name].tolist() for name in ("corruptions", "severities", "video_ids")}
-        arrays: dict[str, Any] = {name: file[name] if name in file.files else None for name in ARRAYS}
-        return CorruptedPredictions(**lists, **arrays, info=json.loads(str(file["info"])))
+    """Reads what `save_robustness` wrote, without pickle. ValueError: it is damaged, or holds something else."""
+    kinds = {"corruptions": "U", "severities": "i", "video_ids": "U", "info": "U"}
+    found = read_arrays(path, kinds, {"predicted": "i", "probability": "f", "scores": "f"})
+    fields: dict[str, Any] = {name: array.tolist() if name in kinds else array for name, array in found.items()}
+    try:
+        fields["info"] = json.loads(fields["info"])
+        return CorruptedPredictions(**fields)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} holds no predictions: {error}") from error
 
 
 def robustness(found: CorruptedPredictions, clean: Predictions) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class VideoDataModule(LightningDataModule):
 
     Args:
         root: folder with the videos: manifests `train.csv` and `val.csv`, or class folders (see `read_splits`).
+        also_from: further folders that manifests in `root` may name files of.
         built_in: the videos or images to make and use while `root` is not set.
         num_frames, sampling_rate: a clip spans num_frames * sampling_rate frames at `target_fps`.
         crop_size: side of the square crop.
@@ -63,6 +64,7 @@ class VideoDataModule(LightningDataModule):
         self,
         *,
         root: Path | None,
+        also_from: Path | list[Path] | None = None,
         built_in: BuiltInSet | None = None,
         num_frames: int,
         sampling_rate: int,
@@ -97,6 +99,7 @@ class VideoDataModule(LightningDataModule):
         if batch_size % repeats:
             raise ValueError(f"data.batch_size={batch_size} clips cannot be made of videos with {repeats} repeats each")
         self.root, self.built_in = root, built_in
+        self.also_from = also_from if isinstance(also_from, list) else [also_from] if also_from else []
         self.num_frames, self.sampling_rate, self.crop_size = num_frames, sampling_rate, crop_size
         self.transform, self.erasing, self.augment_on = transform, erasing, augment_on
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -115,7 +118,9 @@ class VideoDataModule(LightningDataModule):
     @classmethod
     def check_arguments(cls, arguments: dict) -> dict[str, str]:
         """Mistakes that only the file system shows; see `config.check`."""
-        root = arguments.get("root")
+        root, others = arguments.get("root"), arguments.get("also_from") or []
+        if absent := [place for place in (others if isinstance(others, list) else [others]) if not place.is_dir()]:
+            return {"also_from": f"{absent[0]} is not a folder"}
         if root is None:
             return {} if arguments.get("built_in") else {"root": "is not set; name the folder with your videos"}
         return {} if Path(root).is_dir() else {"root": f"{root} is not a folder"}
@@ -129,7 +134,7 @@ class VideoDataModule(LightningDataModule):
 
     def _read(self) -> dict[Split, Manifest]:
         if self.root is not None:
-            return read_splits(self.root)
+            return read_splits(self.root, self.also_from)
         assert self.built_in is not None
         folder = cache_folder() / self.built_in.folder_name
         self.built_in(folder)
@@ -217,6 +222,11 @@ class VideoDataModule(LightningDataModule):
         )
         dataset.condemned = self._condemned[split]
         videos = range(len(dataset)) if videos is None else videos
+        if len(videos) < self._world_size:  # Lightning would leave out the whole loop, and its collectives
+            raise ValueError(
+                f"{len(videos)} videos of the {split} split cannot be shared by {self._world_size} processes: set "
+                f"trainer.devices to {len(videos)} or less"
+            )
         sampler = Shard(videos, rank=self._rank, world_size=self._world_size)
         return self._loader(dataset, sampler, max(self.eval_batch_size // (views.clips * views.crops), 1))
 

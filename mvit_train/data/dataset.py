@@ -21,11 +21,11 @@ from torch.utils.data import Dataset, SequentialSampler
 from mvit_train.data.corruptions import Corruption
 from mvit_train.data.decode import DecodeError, PathHandler
 from mvit_train.data.erasing import Erasure, RandomErasing
-from mvit_train.data.loader import Place
 from mvit_train.data.manifest import Manifest
 from mvit_train.data.sampler import EpochIndex
 from mvit_train.data.transforms import TestCrops, resize_short_side
 from mvit_train.data.views import FrameSampler, Seconds, clip_times
+from mvit_train.data.worker import Place
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 Failure = tuple[int, str]  # video index, reason
@@ -101,6 +101,8 @@ class KineticsView(Dataset):
         path, info = self.videos[index]
         if index in self.condemned:
             raise DecodeError(path, self.condemned[index])
+        if self.manifest.leads_out(path):
+            raise DecodeError(path, "a link that leads out of data.root and data.also_from")
         if self.place is not None:
             self.place.begin(index)
         with self.handler.video_from_path(path) as video:

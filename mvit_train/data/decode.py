@@ -22,7 +22,7 @@ from torch import Tensor
 from mvit_train.data.image import StillImage
 from mvit_train.data.manifest import IMAGE_SUFFIXES
 from mvit_train.data.needed import NeededPackets, NotRegular
-from mvit_train.data.stream import DecodeError, VideoStream, as_decode_errors
+from mvit_train.data.stream import MAX_READ_BYTES, DecodeError, VideoStream, as_decode_errors
 from mvit_train.data.views import Seconds, frame_times
 from mvit_train.data.walk import UnusableTimestamps, Walk
 
@@ -86,6 +86,7 @@ class DecodedVideo(Video):
     def _images(self, targets: list[int]) -> dict[int, np.ndarray]:
         """The RGB image (H, W, 3) on show at each of the ascending `targets`, in ticks."""
         stream, images = self._stream, {}
+        stream.room = MAX_READ_BYTES
         if stream.is_unreferenced is not None and stream.has_timestamps:
             with suppress(NotRegular):
                 return NeededPackets(stream, targets).images()

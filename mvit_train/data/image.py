@@ -13,6 +13,8 @@ from torch import Tensor
 from mvit_train.data.stream import DecodeError
 from mvit_train.data.views import Seconds
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # whatever the suffix; for others Pillow would start programs (EPS)
+
 
 class StillImage(Video):
     """An image file as RGB, upright; it is on show at all times."""
@@ -22,7 +24,7 @@ class StillImage(Video):
     def __init__(self, path: str | os.PathLike, *, num_frames: int) -> None:
         self._num_frames = num_frames
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 upright = ImageOps.exif_transpose(image).convert("RGB")
         except FileNotFoundError as error:
             raise DecodeError(os.fspath(path), "no such file") from error

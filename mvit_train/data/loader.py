@@ -4,65 +4,25 @@ torch's own DataLoader ends the training when a worker is lost, in the middle of
 waits for ever for one that hangs. FFmpeg is C code fed with files from the internet: both happen.
 """
 
-import contextlib
 import logging
-import os
-import signal
 import time
-import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
-from multiprocessing.connection import Connection, wait
-from multiprocessing.util import Finalize
-from typing import Any, Protocol, cast
+from multiprocessing.connection import wait
+from multiprocessing.util import get_temp_dir
+from typing import Any, cast
 
 import torch
 import torch.multiprocessing
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mvit_train.data.sampler import EpochShuffle
+from mvit_train.data.worker import CHECK_SEC, NO_VIDEO, Raised, WatchedDataset, Worker
 
 log = logging.getLogger(__name__)
 
-CHECK_SEC = 1.0
 MAX_UNEXPLAINED = 3  # losses in a row, none of them at a video
-NO_VIDEO = -1
-
-
-class Place:
-    """What a worker is reading and since when, in memory that its parent sees too."""
-
-    def __init__(self, context: Any) -> None:
-        self._shared = context.RawArray("d", [NO_VIDEO, 0.0])  # video index, time or 0 while there is nothing to do
-
-    def begin(self, video: int = NO_VIDEO) -> None:
-        self._shared[1] = time.monotonic()  # first: a new video with the old time could look overdue
-        self._shared[0] = video
-
-    def rest(self) -> None:
-        self._shared[:] = NO_VIDEO, 0.0
-
-    @property
-    def video(self) -> int:
-        return int(self._shared[0])
-
-    @property
-    def seconds(self) -> float:
-        """Time spent on it so far."""
-        since = self._shared[1]
-        return time.monotonic() - since if since else 0.0
-
-
-class WatchedDataset(Protocol):
-    """A dataset that says which video it reads and reports those in `condemned` as unreadable instead."""
-
-    condemned: dict[int, str]  # video index -> reason
-    place: Place | None
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: Any) -> Any: ...
-    def name(self, video: int) -> str: ...
 
 
 class ResilientLoader(DataLoader):
@@ -70,8 +30,8 @@ class ResilientLoader(DataLoader):
 
     A worker that spends more than `timeout_sec` on a video is killed, and the video condemned: from then on the dataset
     treats it as unreadable. If a worker dies, its batches are read again by a new one, for the cause may lie elsewhere;
-    a video that was being read by two workers when they died is condemned. The batches are those of a run without
-    losses in the same order, but for condemned videos. Without workers nothing is watched.
+    a video at which two workers in a row died is condemned. The batches are those of a run without losses in the same
+    order, but for condemned videos. Without workers nothing is watched.
 
     Its state says which batch of which epoch comes next. Lightning keeps it in checkpoints; the next iteration after it
     was loaded begins there, without reading what lies before. With an `EpochShuffle` it may come from another number of
@@ -105,7 +65,7 @@ class ResilientLoader(DataLoader):
         self.waited_sec = 0.0  # in all, by whoever iterates, for the next batch
         self._given = 0  # batches of the present epoch that were handed out
         self._resume: dict[str, Any] | None = None
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._deaths: Counter[int] = Counter()  # by video
 
     def __iter__(self) -> Any:
@@ -159,6 +119,7 @@ class ResilientLoader(DataLoader):
 
     def _batches(self, first: int) -> Iterator[Any]:
         self._stop(unless_idle=True)
+        get_temp_dir()  # known before the workers start, it is theirs, too, and goes with this process
         while len(self._workers) < self.num_workers:
             self._workers.append(self._start())
         tasks = islice(enumerate(self.batch_sampler or ()), first, None)
@@ -176,9 +137,9 @@ class ResilientLoader(DataLoader):
             if not self.persistent_workers:
                 self._stop()
 
-    def _start(self) -> "_Worker":
+    def _start(self) -> Worker:
         context: Any = self.multiprocessing_context or torch.multiprocessing.get_context()
-        return _Worker(context, self._watched, self.collate_fn)
+        return Worker(context, self._watched, self.collate_fn)
 
     def _stop(self, *, unless_idle: bool = False) -> None:
         """Ends the workers; with `unless_idle` only those that an abandoned iteration left at work."""
@@ -195,16 +156,17 @@ class ResilientLoader(DataLoader):
         for worker in busy:
             if worker.connection in ready or worker.process.sentinel in ready:
                 try:
-                    number, result = worker.take()
-                    done[number] = result
-                    del self._deaths[NO_VIDEO]
+                    number, videos, batch = worker.take()
+                    done[number] = batch
+                    for video in (NO_VIDEO, *videos):
+                        del self._deaths[video]
                 except (EOFError, OSError):  # it died, before or while handing over
                     self._replace(worker, f"the process that read it died ({worker.cause_of_death()})", hung=False)
             elif worker.place.seconds > self.timeout_sec:
                 self._replace(worker, f"could not be read within {self.timeout_sec:g} s", hung=True)
         return done
 
-    def _replace(self, worker: "_Worker", reason: str, *, hung: bool) -> None:
+    def _replace(self, worker: Worker, reason: str, *, hung: bool) -> None:
         video = worker.place.video
         worker.end()
         self.num_lost += 1
@@ -225,7 +187,7 @@ class ResilientLoader(DataLoader):
             new.give(task, self._watched.condemned)
 
     def _unpack(self, result: Any) -> Any:
-        if isinstance(result, _Raised):
+        if isinstance(result, Raised):
             result.error.add_note(f"raised in a reading process:\n{result.trace}")
             raise result.error
         return self._pinned(result)
@@ -238,73 +200,3 @@ class ResilientLoader(DataLoader):
         if isinstance(batch, dict):
             return {key: self._pinned(value) for key, value in batch.items()}
         return [self._pinned(value) for value in batch] if isinstance(batch, list) else batch
-
-
-class _Raised:
-    """An exception on its way from a worker."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error, self.trace = error, traceback.format_exc()
-
-
-class _Worker:
-    """A process with its own pipe, so that its death cannot hold up others; `tasks` are those not yet answered."""
-
-    def __init__(self, context: Any, dataset: WatchedDataset, collate: Callable) -> None:
-        self.tasks: deque[tuple[int, Any]] = deque()
-        self.place = Place(context)
-        self.connection, remote = context.Pipe()
-        self._parent = os.getpid()
-        arguments = (remote, self.place, dataset, collate, self._parent)
-        self.process = context.Process(target=_work, args=arguments, daemon=True)
-        self.process.start()
-        Finalize(self, self.process.kill, exitpriority=0)  # at its exit, Python would send SIGTERM and wait for ever
-        remote.close()
-
-    def give(self, task: tuple[int, Any], condemned: dict[int, str]) -> None:
-        self.tasks.append(task)
-        with contextlib.suppress(OSError):  # it died; whoever waits for the answer will notice
-            self.connection.send((*task, condemned))
-
-    def take(self) -> tuple[int, Any]:
-        if not self.connection.poll():
-            raise EOFError
-        answer = self.connection.recv()
-        self.tasks.popleft()
-        return answer
-
-    def cause_of_death(self) -> str:
-        self.process.join(CHECK_SEC)
-        code = self.process.exitcode
-        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-
-    def end(self) -> None:
-        if os.getpid() == self._parent:  # a forked worker holds copies of its parent's objects
-            self.process.kill()
-            self.process.join(CHECK_SEC)
-            self.connection.close()
-
-
-def _work(connection: Connection, place: Place, dataset: WatchedDataset, collate: Callable, parent: int) -> None:
-    """Answers tasks (number, indices, condemned videos) with (number, batch) until the parent is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):  # meant for the parent, which may
-        signal.signal(number, signal.SIG_IGN)  # have to finish a step and save before it leaves
-    torch.set_num_threads(1)
-    dataset.place = place
-    while True:
-        while not connection.poll(CHECK_SEC):
-            if os.getppid() != parent:
-                return
-        number, indices, dataset.condemned = connection.recv()
-        result: Any
-        try:
-            items = []
-            for index in indices:
-                place.begin()
-                items.append(dataset[index])
-            place.begin()
-            result = collate(items)
-        except Exception as error:
-            result = _Raised(error)
-        place.rest()
-        connection.send((number, result))

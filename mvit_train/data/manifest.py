@@ -8,12 +8,13 @@ import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 
+from mvit_train.data.escapes import DOUBTFUL, Escapes
 from mvit_train.data.table import LABEL_SEPARATOR, Manifest, Strings
 from mvit_train.labels import Labels
 
@@ -26,6 +27,7 @@ VIDEO_SUFFIXES = frozenset(
 IMAGE_SUFFIXES = frozenset((".jpeg", ".jpg", ".png", ".webp", ".bmp"))
 VAL_SHARE = 0.2
 MAX_LISTED = 10
+MAX_NUMBER = 99_999  # a class; the largest makes a list of so many
 
 Row = tuple[int, str, str, tuple[float, float]]  # line, path, label, start and end in seconds
 WHOLE = (math.nan, math.nan)
@@ -43,7 +45,7 @@ class Rows:
     spans: np.ndarray | None = None
 
 
-def read_splits(root: Path) -> dict[Split, Manifest]:
+def read_splits(root: Path, also_from: Sequence[Path] = ()) -> dict[Split, Manifest]:
     """Finds both splits below `root`; the first of these that is there counts:
 
     1. `train.csv` and `val.csv`: manifests (`path,label` with that header) or PyTorchVideo's `path label` lists;
@@ -52,7 +54,8 @@ def read_splits(root: Path) -> dict[Split, Manifest]:
     2. `train/CLASS/...` and `val/CLASS/...`: class folders.
     3. `CLASS/...`: class folders of which every fifth video of a class, chosen by a hash of its path, validates.
 
-    Class folders may hold images instead of videos.
+    Class folders may hold images instead of videos. A manifest's paths must lie below `root`, or a folder of
+    `also_from`; links in class folders are followed wherever they lead.
     Raises ValueError naming the file, line and value of what cannot be understood.
     """
     if not root.is_dir():
@@ -61,16 +64,17 @@ def read_splits(root: Path) -> dict[Split, Manifest]:
     if any(file.exists() for file in files.values()):
         if missing := [file.name for file in files.values() if not file.exists()]:
             raise ValueError(f"{root} has no {missing[0]} beside its other split")
-        return read_lists(files["train"], files["val"])
+        return read_lists(files["train"], files["val"], also_from)
     if (root / "train").is_dir() and (root / "val").is_dir():
         train = read_folders(root / "train", root)
         return {"train": train, "val": read_folders(root / "val", root, train.labels)}
     return split_folders(read_folders(root, root))
 
 
-def read_lists(train: Path, val: Path) -> dict[Split, Manifest]:
-    """Reads two list files that share one class list."""
-    rows: dict[Split, Rows] = {"train": read_rows(train), "val": read_rows(val)}
+def read_lists(train: Path, val: Path, also_from: Sequence[Path] = ()) -> dict[Split, Manifest]:
+    """Reads two list files that share one class list; their paths lie below their folder, or one of `also_from`."""
+    places = (train.parent, *also_from)
+    rows: dict[Split, Rows] = {"train": read_rows(train, places), "val": read_rows(val, places)}
     classes_file = train.parent / "classes.txt"
     if classes_file.exists():
         labels, source = Labels.read(classes_file), str(classes_file)
@@ -83,11 +87,25 @@ def read_lists(train: Path, val: Path) -> dict[Split, Manifest]:
         for split in rows.values()
         for text in split.texts
     )
-    return {split: _manifest(found, labels, source, multi_label=multi_label) for split, found in rows.items()}
+    real = tuple(os.path.realpath(place) for place in places)
+    return {
+        split: replace(_manifest(found, labels, source, multi_label=multi_label), places=real)
+        for split, found in rows.items()
+    }
 
 
-def read_rows(file: Path) -> Rows:
-    """Every row of a manifest or of a `path label` list."""
+def read_rows(file: Path, places: Sequence[Path]) -> Rows:
+    """Every row of a manifest or of a `path label` list, whose paths lie below one of `places`.
+
+    ValueError: what cannot be understood, with its line.
+    """
+    try:
+        return _read_rows(file, Escapes(file, places))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} is no manifest in UTF-8: {error}") from error
+
+
+def _read_rows(file: Path, escapes: Escapes) -> Rows:
     kinds, lines, times = array("i"), array("i"), array("d")
     texts: dict[str, int] = {}
 
@@ -95,6 +113,8 @@ def read_rows(file: Path) -> Rows:
         for line, path, text, span in rows:
             if not path:
                 raise ValueError(f"{file}, line {line}: path is empty")
+            if DOUBTFUL.search(path):
+                escapes.note(line, path)
             kinds.append(texts.setdefault(text, len(texts)))
             lines.append(line)
             times.extend(span)
@@ -111,6 +131,7 @@ def read_rows(file: Path) -> Rows:
             paths = Strings(columns(_list_rows(stream, file)))
     if not paths:
         raise ValueError(f"{file} lists no video")
+    escapes.refuse()
     spans = np.frombuffer(times, dtype=np.float64).reshape(-1, 2)
     return Rows(
         file,
@@ -151,7 +172,7 @@ def _list_rows(lines: Iterable[str], file: Path) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             path, _, label = line.strip().replace("\t", " ").rpartition(" ")
-            if not path or not label.lstrip("-").isdigit():
+            if not path or not label.lstrip("-").isdecimal():
                 raise ValueError(
                     f"{file}, line {number}: {line.strip()!r} is neither `path label` with a whole number "
                     "nor below a header line `path,label`"
@@ -233,7 +254,10 @@ def _check_summary(classes_file: Path, labels: Labels) -> None:
 def _labels_of(texts: Sequence[str]) -> Labels:
     """Class names from labels alone: numbers stand for themselves, 0 to the largest; names sort alphabetically."""
     names = {part for text in texts for part in text.split(LABEL_SEPARATOR) if part}
-    if names and all(name.isdigit() for name in names):
+    if names and all(name.isdecimal() for name in names):
+        largest = max(names, key=lambda name: (len(name), name))
+        if len(largest) > len(str(MAX_NUMBER)):
+            raise ValueError(f"label {largest:.40}: a class number is at most {MAX_NUMBER}")
         return Labels(tuple(str(i) for i in range(max(map(int, names)) + 1)))
     return Labels(tuple(sorted(names)))
 
@@ -242,12 +266,16 @@ def _targets(text: str, labels: Labels, *, multi_label: bool) -> tuple[int, ...]
     """The class indices that a label stands for, None if it is not one."""
     found = []
     for part in text.split(LABEL_SEPARATOR) if multi_label and text not in labels.index else [text]:
-        target = labels.index.get(part.strip(), int(part) if part.isdigit() else -1)
+        target = labels.index.get(part.strip(), int(part) if _is_number(part) else -1)
         if part and not 0 <= target < len(labels):
             return None
         if part:
             found.append(target)
     return tuple(dict.fromkeys(found)) if multi_label or found else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= len(str(MAX_NUMBER))
 
 
 def _manifest(rows: Rows, labels: Labels, source: str, *, multi_label: bool, root: Path | None = None) -> Manifest:

@@ -10,7 +10,7 @@ from itertools import chain
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -22,6 +22,19 @@ from mvit_train.data.nal import unreferenced_test
 # AVI stores no presentation times: FFmpeg derives them from decode times, and B-frames come out as 0 1 3 2 4. MPEG
 # program streams stamp some packets only: after a seek FFmpeg guesses the others, and is frames off.
 WITHOUT_TIMESTAMPS = ("avi", "mpeg")
+
+# What a file may be: containers and raw streams of video; of sound and stills, so as to name them in the refusal.
+# Not playlists (HLS, concat, DASH, SDP), whatever their suffix: FFmpeg would open the files and addresses they name.
+FORMATS = (
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "asf", "flv", "live_flv", "ogg", "mxf", "gxf", "nut"),
+    *("rm", "dv", "wtv", "nsv", "swf", "roq", "smk", "bink", "flic", "gif", "apng", "ivf", "yuv4mpegpipe"),
+    *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "m4v", "mjpeg", "vc1", "vc1test", "dirac", "dnxhd"),
+    *("mp3", "wav", "w64", "aac", "ac3", "flac", "aiff", "amr", "caf", "ape"),
+    *("image2", "jpeg_pipe", "png_pipe", "bmp_pipe", "webp_pipe", "tiff_pipe", "ppm_pipe"),
+)
+READ_OPTIONS = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+MAX_PIXELS = 2**25  # of a frame: 8K is 7680 x 4320
+MAX_READ_BYTES = 2**32  # of all images that are held for the clips of one video
 
 
 class DecodeError(Exception):
@@ -51,6 +64,7 @@ class VideoStream:
     def __init__(self, path: str) -> None:
         self.path = path
         self.num_read = self.num_decoded = 0  # packets
+        self.room: int | None = None  # bytes of images that may still be made; None: any number
         self._converter = VideoReformatter()  # kept: making one per frame costs more than converting
         self._open()
         try:
@@ -63,7 +77,7 @@ class VideoStream:
         self._container.close()
 
     def _open(self) -> None:
-        self._container = _open_container(self.path)
+        self._container = open_container(self.path)
         self._unread = True
         try:
             self._video = _first_real_video(self.path, self._container)
@@ -73,6 +87,7 @@ class VideoStream:
         self.codec = self._video.codec_context
         self.codec.thread_count = 1  # loading is parallel over videos; threads within one only add switching
         self.codec.thread_type = "NONE"
+        self.codec.options = {"max_pixels": str(MAX_PIXELS)}  # a few bytes can promise a frame of gigabytes
         self.is_unreferenced = unreferenced_test(self.codec.name, self.codec.extradata)
 
     def _read_header(self) -> None:
@@ -120,7 +135,14 @@ class VideoStream:
         return self.codec.decode(packet)
 
     def to_rgb(self, frame: VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8, upright: a view of FFmpeg's memory, for reading."""
+        """(H, W, 3) uint8, upright: a view of FFmpeg's memory, for reading. DecodeError: there is no room for it."""
+        if self.room is not None:
+            self.room -= 3 * frame.width * frame.height
+            if self.room < 0:
+                size = f"{frame.width} x {frame.height}"
+                raise DecodeError(
+                    self.path, f"its frames of {size} pixels take more than {MAX_READ_BYTES >> 30} GiB together"
+                )
         turn = frame.rotation  # degrees counter-clockwise; a broken display matrix reads as INT_MIN
         # One thread: handing a small picture to FFmpeg's pool takes six times as long as converting it.
         frame = self._converter.reformat(frame, format="rgb24", threads=1)
@@ -162,7 +184,8 @@ class VideoStream:
         return self.packets_from_start()
 
 
-def _open_container(path: str) -> InputContainer:
+def open_container(path: str) -> InputContainer:
+    """A file opened by FFmpeg, which opens no other one for it. DecodeError: it is none of FORMATS, or damaged."""
     if not os.path.exists(path):
         raise DecodeError(path, "no such file")
     if not os.path.isfile(path):
@@ -170,7 +193,10 @@ def _open_container(path: str) -> InputContainer:
     if os.path.getsize(path) == 0:
         raise DecodeError(path, "empty file")
     try:
-        container = av.open(f"file:{path}")  # with its protocol, or a colon in the name would be taken for one
+        # With its protocol, or a colon in the name would be taken for one.
+        container = av.open(f"file:{path}", options=READ_OPTIONS)
+    except ArgumentError as error:
+        raise DecodeError(path, "a playlist, or another format that is not read here") from error
     except (EOFError, ValueError) as error:  # ValueError: InvalidDataError, or undecodable text in the header
         raise DecodeError(path, "not a video, or its header is damaged or missing") from error
     if container.format.name == "image2" or container.format.name.endswith("_pipe"):

@@ -5,6 +5,7 @@ count within them, so that worker processes never come to own copies of their pa
 """
 
 import hashlib
+import os
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -66,6 +67,7 @@ class Manifest:
         kinds: (N,) int32: which of `targets` a video shows.
         targets: the class indices of each kind: one, or with `multi_label` any number, also none.
         spans: (N, 2) float64, the seconds of each file that are the video, NaN where all of it is; None: all of all.
+        places: real paths of the folders that no link may lead out of; None: links may lead anywhere.
     """
 
     root: Path
@@ -75,6 +77,7 @@ class Manifest:
     labels: Labels
     multi_label: bool = False
     spans: np.ndarray | None = None
+    places: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, root: Path, rows: Iterable[tuple[str, int]], labels: Labels) -> "Manifest":
@@ -107,6 +110,13 @@ class Manifest:
             return None
         start, end = self.spans[index].tolist()
         return start, end
+
+    def leads_out(self, path: str) -> bool:
+        """Whether a file lies outside of `places` once links are followed."""
+        if self.places is None:
+            return False
+        real = os.path.realpath(path)
+        return not any(real.startswith(os.path.join(place, "")) for place in self.places)
 
     def class_counts(self) -> list[int]:
         """Videos of each class."""

@@ -92,7 +92,8 @@ def make_app(answer: Answer, limit: TimeLimit, settings: Settings, about: dict[s
         Route("/clips", clips, methods=["POST"]),
     ]
     # A name of another site that leads to this machine must not make its pages ours.
-    known = ["localhost", "127.0.0.1", settings.host] if settings.host in ("localhost", "127.0.0.1") else ["*"]
+    # "[" is what starlette makes of any IPv6 address, which is no name.
+    known = ["localhost", "127.0.0.1", "[", settings.host] if settings.is_private else ["*"]
     return Starlette(
         routes=routes, lifespan=lifespan, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=known)]
     )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint, saved_labels
+from mvit_train.checkpoint import load_weights, read_checkpoint, resolve_checkpoint, saved_config, saved_labels
 from mvit_train.config import build, check, compose, to_dict
 from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.stream import DecodeError
@@ -104,7 +104,8 @@ class Predictor:
         """
         saved = None
         if ckpt is not None and Path(ckpt).exists():
-            saved = read_checkpoint(resolve_checkpoint(Path(ckpt)))["mvit_train"]["config"]
+            source = resolve_checkpoint(Path(ckpt))
+            saved = saved_config(read_checkpoint(source), source)
         cfg = compose([*overrides, "task=predict", "input=[]"], saved=saved)
         cfg.ckpt = None if ckpt is None else os.fspath(ckpt)
         cfg.weights = None if weights is None else os.fspath(weights)
@@ -120,7 +121,7 @@ class Predictor:
             checkpoint = read_checkpoint(source)
             labels, multi_label = saved_labels(checkpoint, source), checkpoint["mvit_train"].get("multi_label", False)
             module = _module(cfg, labels, multi_label=multi_label)
-            module.load_state_dict(checkpoint["state_dict"])
+            load_weights(module, checkpoint, source)
         else:
             source = Path(cfg.weights)
             module = _module(cfg, _labels_of(source), multi_label=cfg.threshold is not None)

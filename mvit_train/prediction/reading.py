@@ -33,6 +33,7 @@ from mvit_train.data.walk import UnusableTimestamps, Walk
 from mvit_train.labels import Labels
 from mvit_train.prediction.sources import is_image
 
+MAX_WINDOWS = 100_000  # a header can promise any length
 STILL_SEC = 2.0  # how long a still image is shown
 MIN_STEP_SEC = Fraction(1, 1000)  # of two frames closer to each other nobody sees the second
 
@@ -85,7 +86,13 @@ def sliding_windows(path: Path, data: VideoDataModule, crops: int, hop_sec: floa
         times = clip_times(data.clip_sampler(1), duration=length, fps=stream.fps, num_frames=data.num_frames, rng=rng)[
             0
         ]
-        starts = window_starts(duration, length, Fraction(hop_sec) if hop_sec else length / 2)
+        hop = Fraction(hop_sec) if hop_sec else length / 2
+        if duration > MAX_WINDOWS * hop:
+            hours = f"{float(duration / 3600):.3g} hours"
+            raise DecodeError(
+                str(path), f"its {hours} hold more than {MAX_WINDOWS} windows; a larger hop_sec has fewer"
+            )
+        starts = window_starts(duration, length, hop)
         targets = [[stream.latest_tick(start + time) for time in times] for start in starts]
 
         def cropped(frame: VideoFrame) -> Tensor:

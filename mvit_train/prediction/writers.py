@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mvit_train.prediction.predictor import Prediction
+from mvit_train.redaction import clean
 
 MAX_FILE, MAX_CLASS, BAR = 40, 32, 40  # columns
 
@@ -84,6 +85,7 @@ class Table(Writer):
 
     def _row(self, file: str, rank: str, name: str, probability: str, agree: str) -> None:
         name = _shortened(name, self.class_width)
+        file, agree = clean(file), clean(agree)
         row = f"{file:{self.file_width}}  {rank:>4}  {name:{self.class_width}}  {probability:>11}  {agree}"
         self.out.write(f"{row.rstrip()}\n")
 

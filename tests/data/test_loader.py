@@ -152,6 +152,31 @@ def test_an_item_at_which_a_worker_died_once_is_read_again(tmp_path, caplog):
     assert "number 4: the process that read it died (SIGSEGV); reading it again" in caplog.text
 
 
+def test_an_item_at_which_a_worker_dies_in_each_epoch_is_read_again_each_time(tmp_path):
+    flag = tmp_path / "died"
+    loader = make(Numbers(9, {4: DIES_ONCE}, flag), 2)
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)
+        assert [batch["numbers"].tolist() for batch in loader] == expected(9, epochs=3)[3 * epoch : 3 * epoch + 3]
+        flag.unlink()
+    assert loader.num_lost == 3
+
+
+def test_killed_workers_leave_nothing_in_the_folder_of_temporary_files(tmp_path):
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_loader import Numbers, make\n"
+        "loader = make(Numbers(30), 2, batch_size=1)\n"
+        "for number, batch in enumerate(loader):\n"
+        "    if number % 10 == 5:\n"
+        "        os.kill(batch['pid'], signal.SIGKILL)\n"
+        "assert loader.num_lost == 3\n"
+    )
+    here, environ = str(Path(__file__).parent), os.environ | {"TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, here], env=environ, timeout=60, check=True)
+    assert not list(tmp_path.glob("pymp-*"))
+
+
 @WORKERS
 def test_workers_killed_from_outside_cost_nothing_but_time(num_workers, persistent):
     loader, found = make(Numbers(60), num_workers, persistent), []

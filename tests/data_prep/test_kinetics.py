@@ -102,7 +102,7 @@ def test_cvdf_s_flat_folders_become_a_manifest_and_lists_of_what_is_wrong(k400, 
 def test_what_is_written_is_what_training_reads(k400, tmp_path, prepare):
     out = tmp_path / "out"
     assert prepare("kinetics", k400, out) == 0
-    splits = read_splits(out)
+    splits = read_splits(out, [k400])
     assert [len(splits[split]) for split in ("train", "val")] == [6, 2]
     assert splits["train"].labels.names == tuple(CLASSES.splitlines())
     summary = json.loads((out / "summary.json").read_text())

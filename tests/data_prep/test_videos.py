@@ -17,6 +17,7 @@ from torch.nn.functional import avg_pool2d
 
 from data_prep import videos
 from data_prep.encode import _part_of
+from data_prep.journal import Journal, Shard
 from data_prep.pictures import target_size
 from mvit_train.data.decode import DecodedVideo
 from mvit_train.data.manifest import read_splits
@@ -337,6 +338,26 @@ def test_shares_meet_in_one_folder(tmp_path, place, run, table, capsys):
     assert not (out / "videos.csv").exists()
     assert run("prepare", root, out, "--shard", "1/2") == 0
     assert len(table(out / "videos.csv", "path")) == 20
+
+
+def test_shares_that_work_at_the_same_time_write_what_one_would(tmp_path, place, run, table, monkeypatch):
+    root, one, many = tmp_path / "in", tmp_path / "one", tmp_path / "many"
+    for index in range(8):
+        place(root, f"{index}.mp4", 20, first_index=index)
+    assert run("prepare", root, one) == 0
+    start = Journal.__enter__
+
+    def other_share_first(journal):  # once this one has read what is known
+        monkeypatch.setattr(Journal, "__enter__", start)
+        assert run("prepare", root, many, "--shard", "1/2") == 0
+        assert not (many / "videos.csv").exists()
+        return start(journal)
+
+    monkeypatch.setattr(Journal, "__enter__", other_share_first)
+    monkeypatch.setattr(Shard, "has", lambda self, task: int(Path(task.path).stem) % self.count == self.index)
+    assert run("prepare", root, many, "--shard", "0/2") == 0
+    facts = ("path", "source", "num_frames", "duration", "status")
+    assert table(many / "videos.csv", *facts) == table(one / "videos.csv", *facts)
 
 
 def test_a_file_that_stands_still_is_given_up(tmp_path, place, table):
