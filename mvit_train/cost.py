@@ -1,7 +1,6 @@
 """What a model costs, for the tables that set it beside its accuracy."""
 
 import copy
-import itertools
 from typing import Any
 
 from torch import nn
@@ -16,7 +15,8 @@ def cost(model: nn.Module) -> dict[str, Any]:
     params = sum(parameter.numel() for parameter in model.parameters())
     if not isinstance(model, MViT):
         return {"params": params, "gflops": None}
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    traced = copy.deepcopy(model, {id(tensor): tensor.detach().to("meta") for tensor in tensors})
+    on_meta = {id(tensor): tensor.to("meta") for tensor in model.buffers()}
+    on_meta |= {id(tensor): nn.Parameter(tensor.detach().to("meta"), False) for tensor in model.parameters()}
+    traced = copy.deepcopy(model, on_meta)
     counts = operations(traced.eval())
     return {"params": params, "gflops": sum(n for name, n in counts.items() if name != ACTIVATIONS) / 1e9}

@@ -55,7 +55,14 @@ def fit(tmp_path, values, *, optimizer=torch.optim.AdamW, max_in_a_row=3, accumu
     return module, guard, trainer
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, lambda p, **k: torch.optim.SGD(p, momentum=0.9, **k)])
+OPTIMIZERS = {
+    "AdamW": torch.optim.AdamW,
+    "fused": lambda p, **k: torch.optim.AdamW(p, fused=True, **k),  # as on GPUs; the answer comes a step later
+    "SGD": lambda p, **k: torch.optim.SGD(p, momentum=0.9, **k),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(tmp_path, optimizer, bad):
     module, guard, trainer = fit(tmp_path, [1, 1, 1, 1, 1, bad, 1, 1], optimizer=optimizer, gradient_clip_val=1.0)
@@ -74,19 +81,29 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(tmp_path, optimizer,
     assert [file.name for file in (tmp_path / "nonfinite").iterdir()] == ["step2-rank0.json"]
 
 
-def test_of_accumulated_batches_all_videos_are_named(tmp_path):
-    _, guard, trainer = fit(tmp_path, [1, 1, math.nan, 1, 1, 1, 1, 1], accumulate=2)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_of_accumulated_batches_all_videos_are_named(tmp_path, optimizer):
+    _, guard, trainer = fit(tmp_path, [1, 1, math.nan, 1, 1, 1, 1, 1], accumulate=2, optimizer=optimizer)
     assert (guard.skipped, trainer.global_step) == (1, 2)
     written = json.loads((tmp_path / "nonfinite/step0-rank0.json").read_text())
     assert written["videos"] == [f"{i}.mp4" for i in range(4)]
     assert [math.isfinite(loss) for loss in written["losses"]] == [True, False]
 
 
-def test_too_many_in_a_row_end_the_run_with_the_file(tmp_path):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_too_many_in_a_row_end_the_run_with_the_file(tmp_path, optimizer):
     with pytest.raises(ValueError, match=r"3 steps in a row .* is in .*nonfinite/step3-rank0\.json"):
-        fit(tmp_path, [1, 1, *[math.nan] * 20])
-    _, guard, _ = fit(tmp_path / "apart", [math.nan, 1, math.nan, 1, 1, 1, math.nan, 1], max_in_a_row=3)
+        fit(tmp_path, [1, 1, *[math.nan] * 20], optimizer=optimizer)
+    apart = [math.nan, 1, math.nan, 1, 1, 1, math.nan, 1]
+    _, guard, _ = fit(tmp_path / "apart", apart, max_in_a_row=3, optimizer=optimizer)
     assert guard.skipped == 3
+
+
+def test_the_last_step_before_a_checkpoint_counts_in_it(tmp_path):
+    _, guard, trainer = fit(tmp_path, [1, 1, math.nan, 1], optimizer=OPTIMIZERS["fused"])
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt")["callbacks"]["NonFiniteGuard"] == {"skipped": 1}
+    assert guard.state_dict() == {"skipped": 1}
 
 
 def test_the_limit_must_allow_one():
