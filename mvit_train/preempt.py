@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,8 @@ import torch.distributed
 
 REQUEUE = "REQUEUE"
 """The file in the run folder that asks the batch script to queue the job again; the next start removes it."""
+LEFT = "MVIT_TRAIN_LEFT"
+"""The environment variable by which a batch script names a file, where it finds what the run left for: a `Wish`."""
 
 
 class Preempted(Exception):  # noqa: N818 - no error
@@ -82,10 +85,13 @@ class Votes:
         self._group: Any = None
         self._pending: tuple[Any, torch.Tensor] | None = None
 
-    def open(self) -> None:
-        """Collective: a group of its own, whose calls cannot mix with those of the gradients."""
+    def open(self, timeout: timedelta | None = None) -> None:
+        """Collective: a group of its own, whose calls cannot mix with those of the gradients.
+
+        timeout: the longest wait for the others; None: PyTorch's.
+        """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            self._group = torch.distributed.new_group(backend="gloo")
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timeout)
 
     @property
     def group(self) -> Any:
@@ -123,6 +129,9 @@ class Votes:
         self._pending = work, tensor
 
 
-def ask_for_requeue(run_dir: Path, sentence: str) -> None:
-    """Writes the marker for the batch script."""
-    (run_dir / REQUEUE).write_text(f"{sentence}\n", encoding="utf-8")
+def say_farewell(run_dir: Path, wish: int, sentence: str) -> None:
+    """Tells the batch script that the run leaves unfinished, and whether it is to be started again."""
+    if wish == Wish.REQUEUE:
+        (run_dir / REQUEUE).write_text(f"{sentence}\n", encoding="utf-8")
+    if file := os.environ.get(LEFT):
+        Path(file).write_text(f"{Wish(wish).name}\n", encoding="utf-8")

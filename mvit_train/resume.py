@@ -10,12 +10,15 @@ import numpy as np
 import torch
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 
 from mvit_train.checkpoint import newest_checkpoint, resolve_checkpoint
-from mvit_train.preempt import Listener, Preempted, Votes, Wish, ask_for_requeue
+from mvit_train.preempt import Listener, Preempted, Votes, say_farewell
 
 RANDOM = "random_states"
-"""Of a checkpoint: what `random_state` returns, for each process."""
+"""Of a checkpoint: what `random_state` returns, and `ACCOUNTS`, for each process."""
+ACCOUNTS = ("substituted", "unreadable")
+"""What a process says of the training videos that it could not read; see `module.VideoClassifier`."""
 PACE = "pace"
 """Of a checkpoint: the clips and the epochs of an optimiser step."""
 
@@ -45,7 +48,7 @@ class Checkpoints(Callback):
         every_steps: int | None = None,
         keep: int = 2,
         save_on: Sequence[str] = ("SIGTERM",),
-        requeue_on: Sequence[str] = ("SIGUSR1",),
+        requeue_on: Sequence[str] = ("SIGUSR1", "SIGUSR2"),
     ) -> None:
         for name, value in (("every_minutes", every_minutes), ("every_steps", every_steps), ("keep", keep)):
             if value is not None and value <= 0:
@@ -61,14 +64,20 @@ class Checkpoints(Callback):
         self._newest: Path | None = None  # of those that this process has written
         self._leave: str | None = None  # why, once everything is saved
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._votes.open()
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        refuse_inexact(trainer)
+        # Lightning's handler for SIGTERM calls a collective, and ends a fit by an exception: ours stay in place instead
+        trainer._signal_connector.register_signal_handlers = self.listener.install
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.listener.install()
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._votes.open(getattr(trainer.strategy, "_timeout", None))
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._seen_step, self._saved_at = trainer.global_step, time.monotonic()
         if self._random is not None and len(self._random) == trainer.world_size:
-            set_random_state(self._random[trainer.global_rank], pl_module.device)
+            state = self._random[trainer.global_rank]
+            set_random_state(state, pl_module.device)
+            pl_module.substituted = state["substituted"]
         self._random = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,8 +86,7 @@ class Checkpoints(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._flush:  # only now: the row of the step that was saved is written after the hooks of its end
             self._flush = False
-            for logger in trainer.loggers:
-                logger.save()
+            write_rows(trainer)
         self._go_if_asked()
 
     def on_train_batch_end(
@@ -110,24 +118,23 @@ class Checkpoints(Callback):
             for file in step_checkpoints(trainer):
                 file.unlink()
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.listener.install()
-
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Leaves the final evaluation, which has nothing to save: each process by itself, as its share may differ."""
         if self.listener.wish:
             self._leave = "preempted in the evaluation that ends the run"
-            if trainer.is_global_zero and self.listener.wish == Wish.REQUEUE:
-                ask_for_requeue(Path(trainer.default_root_dir), self._leave)
+            if trainer.is_global_zero:
+                say_farewell(Path(trainer.default_root_dir), self.listener.wish, self._leave)
             self._go_if_asked()
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        states = [random_state(pl_module.device)]
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        write_rows(trainer)  # of earlier steps, to which the run does not come again
+        states = [random_state(pl_module.device) | {name: getattr(pl_module, name) for name in ACCOUNTS}]
         if self._votes.group is not None:
             states *= trainer.world_size
             torch.distributed.all_gather_object(states, states[0], group=self._votes.group)
+        pl_module.unreadable = {path: why for state in states for path, why in state["unreadable"].items()}  # by anyone
         checkpoint[RANDOM], checkpoint[PACE] = states, pace(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -147,13 +154,34 @@ class Checkpoints(Callback):
         if not wish:
             return
         self._leave = f"preempted at step {trainer.global_step}: saved {self._newest}"
-        if trainer.is_global_zero and wish == Wish.REQUEUE:
-            ask_for_requeue(Path(trainer.default_root_dir), self._leave)
+        if trainer.is_global_zero:
+            say_farewell(Path(trainer.default_root_dir), wish, self._leave)
 
     def _go_if_asked(self) -> None:
         if self._leave is not None:
             self._votes.settle()
             raise Preempted(self._leave)
+
+
+def refuse_inexact(trainer: Any) -> None:
+    """ValueError for a way of ending or validating within an epoch after which a run could not go on exactly."""
+    every = trainer.val_check_interval
+    if isinstance(every, int) or every != 1.0:
+        raise ValueError(
+            f"trainer.val_check_interval={every}: a run that is killed in a validation within an epoch would go on "
+            "without it; validations come after every trainer.check_val_every_n_epoch epochs"
+        )
+    if any(isinstance(callback, Timer) for callback in trainer.callbacks):
+        raise ValueError(
+            "trainer.max_time: Lightning counts the epoch that it cuts short as done; `timeout --signal=TERM 8h "
+            "python -m mvit_train ...` ends a run in time, and the same command goes on within the epoch"
+        )
+
+
+def write_rows(trainer: Trainer) -> None:
+    """Puts the numbers that the loggers hold back on the disk."""
+    for logger in trainer.loggers:
+        logger.save()
 
 
 def step_checkpoints(trainer: Trainer) -> list[Path]:

@@ -1,12 +1,10 @@
 """Where numbers go while a run is under way: always metrics.csv, Weights & Biases, and TensorBoard if asked for."""
 
-import csv
 import importlib.util
 import logging
 import netrc
 import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from lightning import Callback
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from mvit_train.metrics_log import MetricsLog
+from mvit_train.redaction import clean
 
 if TYPE_CHECKING:
     from mvit_train.wandb_run import WandbRun
@@ -96,7 +96,7 @@ class Tracking:
 
         config: what W&B shows beside the curves.
         """
-        loggers: list[Logger] = [csv_logger(run_dir)]
+        loggers: list[Logger] = [MetricsLog(run_dir)]
         if self.tensorboard:
             loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard", default_hp_metric=False))
         run = None if self.wandb == "off" else self._wandb_run(run_dir, name, config)
@@ -111,7 +111,7 @@ class Tracking:
             yield Record(run_dir, [*loggers, run], run, media)
             exit_code = 0
         except Exception as error:  # steps that are not finite, too many unreadable videos, a crash
-            run.alert("Stopped", f"{run.version}: {error}", "ERROR")
+            run.alert("Stopped", f"{run.version}: {clean(str(error))}", "ERROR")
             raise
         finally:
             run.close(exit_code)
@@ -139,21 +139,6 @@ def final_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         for name, value in numbers.items()
         if isinstance(value, int | float)
     }
-
-
-def csv_logger(run_dir: Path) -> CSVLogger:
-    """Lightning's CSV logger, writing `run_dir/metrics.csv`; a resumed run goes on in the file it finds."""
-    logger = CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=20)
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        file = run_dir / "metrics.csv"
-        earlier = file.read_text() if file.exists() else ""
-        with warnings.catch_warnings():  # it warns that it deletes what is there, which is put back below
-            warnings.simplefilter("ignore")
-            writer = logger.experiment
-        if earlier:
-            file.write_text(earlier)
-            writer.metrics_keys = next(csv.reader(earlier.splitlines()[:1]))
-    return logger
 
 
 def logged_in() -> bool:

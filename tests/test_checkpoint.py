@@ -10,6 +10,7 @@ from mvit_train.checkpoint import (
     RUN_ID_VARIABLE,
     AtomicCheckpointIO,
     DiskFullError,
+    SaveError,
     read_checkpoint,
     resolve_checkpoint,
     run_folder,
@@ -108,6 +109,24 @@ def test_a_disk_that_is_really_full_is_named(tmp_path):
         assert len(read_checkpoint(path)["more"]) == 20_000
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_run_folder_that_is_gone_and_a_disk_that_is_read_only_are_named(tmp_path, monkeypatch):
+    gone = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with pytest.raises(SaveError, match="checkpoints is gone, with all that was saved there"):
+        AtomicCheckpointIO().save_checkpoint(CONTENT, gone)
+    assert not gone.parent.parent.exists()
+    AtomicCheckpointIO().save_checkpoint(CONTENT, tmp_path / "last.ckpt")
+
+    def refuse(content, file):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(torch, "save", refuse)
+    with pytest.raises(
+        SaveError, match=r"last\.ckpt cannot be written: Read-only file system. What was saved before is"
+    ):
+        AtomicCheckpointIO().save_checkpoint(CONTENT, tmp_path / "last.ckpt")
+    assert torch.equal(read_checkpoint(tmp_path / "last.ckpt")["state_dict"]["w"], torch.arange(3.0))
 
 
 def test_a_checkpoint_that_holds_code_is_refused_and_does_not_run(tmp_path, monkeypatch):

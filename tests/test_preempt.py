@@ -13,6 +13,7 @@ import torch
 
 from mvit_train.__main__ import main
 from mvit_train.checkpoint import read_checkpoint
+from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.module import VideoClassifier
 from mvit_train.preempt import Listener, Votes, Wish
 
@@ -79,6 +80,23 @@ def test_a_signal_saves_and_ends_the_run_which_goes_on(
     assert "top-1" not in printed  # it left at once
     assert (run / "REQUEUE").exists() == marked
     assert read_checkpoint(run / "checkpoints" / f"{saved}.ckpt")["global_step"] == at
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "train_dataloader"), (signal.SIGUSR1, "val_dataloader")])
+def test_a_signal_that_comes_while_lightning_gets_ready_is_remembered(
+    folder, tmp_path, monkeypatch, capsys, number, name
+):
+    """Lightning's handlers, which would be in place then, call collectives."""
+    loader = getattr(VideoDataModule, name)
+
+    def signalling(self):
+        signal.raise_signal(number)
+        return loader(self)
+
+    monkeypatch.setattr(VideoDataModule, name, signalling)
+    assert main(command(folder, tmp_path, "a")) == 0
+    assert "preempted at step 1: saved " in capsys.readouterr().out
+    assert (tmp_path / "motion" / "a" / "REQUEUE").exists() == (number == signal.SIGUSR1)
 
 
 def test_signals_that_ask_for_a_requeue_are_configured(folder, tmp_path, signals_at, capsys):

@@ -4,19 +4,17 @@ import csv
 import hashlib
 import itertools
 import json
-import multiprocessing
-import os
 import random
 import shutil
 import signal
 
+import killed_run
 import numpy as np
 import pytest
 import torch
 
 from mvit_train.__main__ import main
 from mvit_train.checkpoint import read_checkpoint
-from mvit_train.module import VideoClassifier
 from mvit_train.resume import random_state, resume_point, set_random_state
 
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -33,29 +31,8 @@ EVERYTHING = ["augment=k400", "augment.crop.short_side=40", "data.repeats=2", "m
 
 
 def train(folder, runs, run_id, *overrides, kill_at=None):
-    """Trains in a process of its own, which writes down what each step sees, and is killed within its kill_at-th."""
-
-    def work():
-        step, count = VideoClassifier.training_step, 0
-
-        def watched(self, batch, batch_idx):
-            nonlocal count
-            count += 1
-            if count == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            loss = step(self, batch, batch_idx)
-            with (runs / f"{run_id}.jsonl").open("a") as file:
-                place = f"{self.current_epoch}.{batch_idx}"
-                file.write(json.dumps([place, batch["video_index"].tolist(), float(loss)]) + "\n")
-            return loss
-
-        VideoClassifier.training_step = watched
-        os._exit(main([*TINY, f"data.root={folder}", f"runs={runs}", f"run_id={run_id}", *overrides]))
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    process.join(240)
-    return process.exitcode
+    arguments = [*TINY, f"data.root={folder}", f"runs={runs}", f"run_id={run_id}", *overrides]
+    return killed_run.train(arguments, runs / f"{run_id}.jsonl", kill_at)
 
 
 def seen(runs, run_id):
@@ -122,7 +99,9 @@ def test_the_newest_complete_checkpoint_of_the_run_goes_on_and_a_truncated_one_i
     folder = tmp_path / "a" / "checkpoints"
     folder.mkdir(parents=True)
     for name, step in (("last", 8), ("best", 8), ("step_00000010", 10), ("step_00000011", 11)):
-        torch.save({"mvit_train": {}, "global_step": step, "w": torch.zeros(100)}, folder / f"{name}.ckpt")
+        torch.save(
+            {"mvit_train": {"class_names": ["a"]}, "global_step": step, "w": torch.zeros(100)}, folder / f"{name}.ckpt"
+        )
     other = tmp_path / "other.ckpt"
     torch.save({"mvit_train": {}}, other)
     whole = (folder / "step_00000011.ckpt").read_bytes()
@@ -131,8 +110,11 @@ def test_the_newest_complete_checkpoint_of_the_run_goes_on_and_a_truncated_one_i
     assert "step_00000011.ckpt is no complete checkpoint" in caplog.text
     assert resume_point(tmp_path / "a", other).name == "step_00000010.ckpt"  # the run has got further than that
     assert resume_point(tmp_path / "a", folder / "best.ckpt").name == "best.ckpt"
-    (folder / "step_00000010.ckpt").unlink()
+    content = bytearray((folder / "step_00000010.ckpt").read_bytes())
+    content[content.index(bytes(400)) + 200] ^= 1  # one bit of the weights, which torch would not notice
+    (folder / "step_00000010.ckpt").write_bytes(content)
     assert resume_point(tmp_path / "a", None).name == "last.ckpt"
+    assert "step_00000010.ckpt: its part step_00000010/data/0 is damaged, the checksum differs; it is" in caplog.text
     assert resume_point(tmp_path / "b", other) == other
     assert resume_point(tmp_path / "b", None) is None
 
@@ -190,3 +172,16 @@ def test_random_streams_continue_where_they_were():
 def test_counts_that_make_no_sense_are_refused(folder, tmp_path, capsys, name, value):
     assert main([*TINY, f"data.root={folder}", f"runs={tmp_path}", f"checkpoints.{name}={value}"]) == 1
     assert f"checkpoints.{name} is {value}, it must be more than 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("trainer.val_check_interval=0.5", "trainer.val_check_interval=0.5: a run that is killed in a validation"),
+        ("trainer.val_check_interval=2", "trainer.val_check_interval=2: a run that is killed in a validation"),
+        ('trainer.max_time="00:01:00:00"', "trainer.max_time: Lightning counts the epoch that it cuts short as done"),
+    ],
+)
+def test_what_a_run_could_not_go_on_with_exactly_is_refused(folder, tmp_path, capsys, setting, words):
+    assert main([*TINY, f"data.root={folder}", f"runs={tmp_path}", setting]) == 1
+    assert words in capsys.readouterr().err
