@@ -8,8 +8,10 @@ import signal
 
 if __name__ == "__main__":  # before anything takes time: the cluster may ask a run to leave while it still starts
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 import ast
+import errno
 import importlib
 import importlib.metadata
 import logging
@@ -22,11 +24,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from mvit_train import launch
 from mvit_train.config import ConfigError, check, compose, conf_dir, to_yaml
+from mvit_train.redaction import CleanFormatter, clean
 from mvit_train.schema import NEED_A_MODEL, Config
+from mvit_train.sweep import sweep
 
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 INDENTED: dict[str, Any] = dict(initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 TASKS: tuple[str, ...] = get_args(Config.__annotations__["task"])
+SHARED = ("train", "evaluate")  # tasks that several devices do together
 
 USAGE = """\
 Usage: python -m mvit_train [task=TASK] [experiment=NAME] [KEY=VALUE ...]
@@ -47,7 +54,7 @@ Often set
   weights=mvit_v2_s.pth                     start from, or evaluate, published weights
 
 Flags
-  --cfg job: print the configuration; --traceback: where an error comes from; --version; --help"""
+  -m: a run of each value, as in seed=0,1; --cfg job: show the configuration; --traceback; --version"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,18 +69,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_traceback = _take(arguments, "--traceback")
     try:
         show_config = _take(arguments, "--cfg", "job") or _take(arguments, "--cfg=job")
+        several = _take(arguments, "-m") or _take(arguments, "--multirun")
         if flags := [argument for argument in arguments if argument.startswith("-")]:
             raise ConfigError([_explain_flag(flag) for flag in flags])
-        return print_config(arguments) if show_config else run(arguments)
+        if several and show_config:
+            raise ConfigError(["-m: --cfg job prints the configuration of one run"])
+        if several:
+            return sweep(arguments, configured, ["--traceback"] * show_traceback)
+        if show_config:
+            return print_config(arguments)
+        return run(arguments, ["--traceback"] * show_traceback)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns an interruption into sys.exit(1)
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
         print("\nmvit_train: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if launch.one_of_several():
+            launch.leave(error, brief=_is_for_the_user(error) and not show_traceback)
         if show_traceback or not _is_for_the_user(error):
             raise
-        print(f"mvit_train: {error}", file=sys.stderr)
+        print(f"mvit_train: {clean(str(error))}", file=sys.stderr)
         if isinstance(error, ConfigError):
             print("Nothing was started. See python -m mvit_train --help", file=sys.stderr)
             return 2
@@ -81,30 +97,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def run(overrides: Sequence[str]) -> int:
-    """Composes, checks, seeds, and runs the task. A task returns an exit code, or None for 0."""
-    cfg = compose(overrides)
-    if cfg.task in NEED_A_MODEL and isinstance(cfg.ckpt, str) and Path(cfg.ckpt).exists():
-        cfg = compose(overrides, saved=_saved_config(Path(cfg.ckpt)))
-    check(cfg)
+def run(overrides: Sequence[str], flags: Sequence[str] = ()) -> int:
+    """Composes, checks, seeds, and runs the task. A task returns an exit code, or None for 0.
+
+    What several devices share runs in a process for each, started with these overrides and flags.
+    """
+    launch.follow_parent()
+    cfg = configured(overrides)
     from lightning import seed_everything
 
     quieten()
+    if cfg.task in SHARED and (number := launch.num_to_start(cfg.trainer)):
+        from mvit_train.checkpoint import run_folder
+
+        run_folder(Path(cfg.runs), cfg.name, cfg.run_id)  # one for all
+        return launch.start([sys.executable, "-m", "mvit_train", *flags, *overrides], number)
     seed_everything(cfg.seed, workers=True, verbose=False)
     return importlib.import_module(f"mvit_train.{cfg.task}").run(cfg) or 0
 
 
+def configured(overrides: Sequence[str]) -> Any:
+    """The configuration, checked."""
+    cfg = compose(overrides)
+    if cfg.task in NEED_A_MODEL and isinstance(cfg.ckpt, str) and Path(cfg.ckpt).exists():
+        cfg = compose(overrides, saved=_saved_config(Path(cfg.ckpt)))
+    check(cfg)
+    return cfg
+
+
 def quieten() -> None:
     """Our own messages only: Lightning's advertise, and repeat what the summary says; fvcore's import warns."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(CleanFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\.|torch\.utils\.data|torch\.jit")
 
 
 def _saved_config(ckpt: Path) -> dict[str, Any]:
-    from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint
+    from mvit_train.checkpoint import read_checkpoint, resolve_checkpoint, saved_config
 
-    return read_checkpoint(resolve_checkpoint(ckpt))["mvit_train"]["config"]
+    source = resolve_checkpoint(ckpt)
+    return saved_config(read_checkpoint(source), source)
 
 
 def print_config(overrides: Sequence[str]) -> int:
@@ -182,7 +217,7 @@ def _explain_flag(flag: str) -> str:
 
 def _is_for_the_user(error: Exception) -> bool:
     """Whether the message is meant to be read without a traceback: our own exceptions, and ValueErrors we raise."""
-    if type(error).__module__.startswith("mvit_train."):
+    if type(error).__module__.startswith("mvit_train.") or getattr(error, "errno", None) in OF_THE_DISK:
         return True
     frames = list(traceback.walk_tb(error.__traceback__))
     raised_in = frames[-1][0].f_globals.get("__name__", "")

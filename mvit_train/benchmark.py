@@ -22,7 +22,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from mvit_train import scaling
 from mvit_train.benchmarks import decode as decode_benchmark
+from mvit_train.benchmarks import kernels
 from mvit_train.benchmarks import loader as loader_benchmark
 from mvit_train.benchmarks.peers import MODELS, AbsentError, build_ours, build_peer, check_equal
 from mvit_train.benchmarks.timing import Precision, StepKind, cpu_mb_added, cuda_mb_added, make_step, take_turns
@@ -103,22 +105,29 @@ class Row:
 
 
 def run(cfg) -> None:
-    """Measures, prints a table as it grows, and writes all of it as JSON. what=decode and what=loader: see
-    `decode_benchmark` and `loader_benchmark`."""
+    """Measures, prints a table as it grows, and writes all of it as JSON. what=decode, loader, scale or kernels: see
+    `decode_benchmark`, `loader_benchmark`, `scaling` and `kernels`."""
     file = Path(cfg.runs) / "benchmark" / f"{cfg.run_id or time.strftime('%Y%m%d-%H%M%S')}.json"
     if cfg.what == "decode":
-        decode_benchmark.run(Path(cfg.input), file)
+        decode_benchmark.run(Path(cfg.input), file, describe(cfg.what, torch.device("cpu"), threads=1))
         return
     if cfg.what == "loader":
         names = ("num_frames", "sampling_rate", "crop_size", "batch_size", "num_workers")
         work = loader_benchmark.Work(**{name: cfg.data[name] for name in names})
-        loader_benchmark.run(work, Path(cfg.input), file, describe(torch.device("cpu")))
+        loader_benchmark.run(work, Path(cfg.input), file, describe(cfg.what, torch.device("cpu")))
+        return
+    if cfg.what == "scale":
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        scaling.run(build(cfg.scale), file, describe(cfg.what, device))
         return
     settings: Benchmark = build(cfg.benchmark)
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(automatic if settings.device == "auto" else settings.device)
     torch.set_num_threads(settings.num_threads)
-    context = describe(device)
+    context = describe(cfg.what, device)
+    if cfg.what == "kernels":
+        kernels.run(settings, device, context, file)
+        return
     print("\n".join(f"{name}: {value}" for name, value in context.items()), flush=True)
     rows: list[Row] = []
     notes: list[str] = []
@@ -201,8 +210,8 @@ def multiply_adds(model: str, size: dict[str, int]) -> float:
     return sum(number for operation, number in counts.items() if operation not in ("layer_norm", ACTIVATIONS))
 
 
-def describe(device: torch.device) -> dict[str, str]:
-    """What the numbers depend on besides the models."""
+def describe(what: str, device: torch.device, threads: int | None = None) -> dict[str, str]:
+    """What the numbers depend on besides the models. threads: of torch; None: as it is set now."""
     versions = {"python": platform.python_version()}
     for package in ("torch", "torchvision", "pytorchvideo"):
         try:
@@ -211,10 +220,12 @@ def describe(device: torch.device) -> dict[str, str]:
             versions[package] = "absent"
     cpu = next((line.partition(": ")[2] for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "CPU")
     return {
-        "command": shlex.join(sys.argv),
+        "what": what,
+        "date": time.strftime("%Y-%m-%d"),
+        "command": shlex.join(["python", "-m", "mvit_train", *sys.argv[1:]]),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         "clock": f"CUDA events, {torch.version.cuda}" if device.type == "cuda" else "processor time",
-        "threads": str(torch.get_num_threads()),
+        "threads": str(threads or torch.get_num_threads()),
         "load average": " ".join(f"{load:.1f}" for load in os.getloadavg()) + f" on {os.cpu_count()} cores",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }

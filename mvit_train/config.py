@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -25,15 +26,16 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from mvit_train.nodes import UNKNOWN, ConfigError, NodeChecker, call_node
+from mvit_train.plain_values import MAX_DEPTH, refuse_odd
 from mvit_train.schema import Config
 from mvit_train.signatures import did_you_mean, show
 
-MAX_DEPTH = 20  # of nodes in nodes
+MAX_EXPERIMENT_BYTES = 1_000_000  # of a file of the user's own
 
 # What depends on the machine, or on what is asked, not on the checkpoint that is used.
 NOT_FROM_CHECKPOINT = ("trainer", "logger", "runs", "what", "benchmark", "weights", "format", "output", "input")
 NOT_FROM_CHECKPOINT += ("top_k", "threshold", "timeline", "hop_sec", "overlay", "attention", "embeddings", "serve")
-NOT_FROM_CHECKPOINT += ("corruptions", "severities", "checkpoints")
+NOT_FROM_CHECKPOINT += ("corruptions", "severities", "checkpoints", "scale", "early_exit", "compile")
 
 # Tasks that read no data: `data` is not checked for them, so that no folder has to be named.
 WITHOUT_DATA = ("complexity", "benchmark", "export", "report")
@@ -79,13 +81,18 @@ def compose(overrides: Sequence[str], saved: Mapping[str, Any] | None = None) ->
             text = str(error.__cause__ or error).partition("Config search path")[0]
             raise ConfigError([" ".join(text.split())]) from error
     OmegaConf.set_struct(cfg, False)
-    cfg = cast(DictConfig, OmegaConf.merge(cfg, own))
+    try:
+        cfg = cast(DictConfig, OmegaConf.merge(cfg, own))
+    except OmegaConfBaseException as error:  # a list in the place of a node
+        raise ConfigError([f"experiment: {str(error).splitlines()[0]}"]) from error
     if saved is not None:
+        refuse_odd(saved, "of the checkpoint: ")
         cfg = _choose(OmegaConf.create(dict(saved)), choices, cfg)
     for override in values:
-        _set_value(cfg, override.key_or_group, override.value())
+        _set_value(cfg, override.key_or_group, _value(override))
     if str(cfg.get("weights")).startswith("<") and cfg.get("task") != "train":
         cfg.weights = None  # what an experiment starts from matters to its training alone
+    refuse_odd(to_dict(cfg, resolve=False))
     OmegaConf.set_struct(cfg, True)
     return cfg
 
@@ -141,14 +148,26 @@ def _experiment_file(overrides: Sequence[str]) -> tuple[list[str], DictConfig]:
         return lines, OmegaConf.create()
     file = Path(lines[place].partition("=")[2].strip("'\""))
     try:
+        _refuse_aliases(file)
         own = cast(DictConfig, OmegaConf.load(file))
+        refuse_odd(to_dict(own, resolve=False), f"{file}: ")
         entries = [entry for entry in own.pop("defaults", []) if entry != "_self_"]
         choices = {key.split("/")[-1]: value for entry in entries for key, value in entry.items()}
-    except (OSError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+    except ConfigError:
+        raise
+    except (OSError, TypeError, AttributeError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError([f"experiment = {file}: cannot be read as an experiment: {error}"]) from error
     given = {line.partition("=")[0] for line in lines}
     lines[place : place + 1] = [f"{key}={value}" for key, value in choices.items() if key not in given]
     return ["~experiment", *lines], own
+
+
+def _refuse_aliases(file: Path) -> None:
+    """ValueError for YAML that names a part to repeat it: ten lines of it unfold to gigabytes."""
+    if file.stat().st_size > MAX_EXPERIMENT_BYTES:
+        raise ValueError(f"it is larger than {MAX_EXPERIMENT_BYTES} bytes")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(file.read_text(encoding="utf-8"))):
+        raise ValueError("it has YAML aliases (*name), which are not read; refer to values by ${key}")
 
 
 def _parse_override(line: str, mistakes: list[str]) -> Override | None:
@@ -195,6 +214,13 @@ def _choose(saved: DictConfig, choices: Sequence[Override], composed: DictConfig
     return saved
 
 
+def _value(override: Any) -> Any:
+    """What an override sets. A run id is text as it stands: a Slurm job's is a number, and 007 another than 7."""
+    value = override.value()
+    is_id = override.key_or_group == "run_id" and isinstance(value, int | float) and not isinstance(value, bool)
+    return override.input_line.partition("=")[2] if is_id else value
+
+
 def _set_value(cfg: DictConfig, key: str, value: Any) -> None:
     """Sets a value, known or not. A node that is read from elsewhere becomes a copy of its own first: with
     data.transform: ${augment.crop}, data.transform.flip=0 leaves augment.crop as it is."""
@@ -222,10 +248,10 @@ def _plain(node: Any, path: str, checker: NodeChecker, references: dict[str, str
     if path.count(".") > MAX_DEPTH:
         raise ConfigError([f"{path}: nodes refer to each other in a circle"])
     keys = list(node) if isinstance(node, DictConfig) else range(len(node))
+    unresolved = cast(Any, OmegaConf.to_container(node, resolve=False))
     items = {}
     for key in keys:
-        here = f"{path}.{key}" if path else str(key)
-        raw = cast(Any, OmegaConf.to_container(node, resolve=False))[key]
+        here, raw = f"{path}.{key}" if path else str(key), unresolved[key]
         try:
             value = node[key]
             if OmegaConf.is_interpolation(node, key):

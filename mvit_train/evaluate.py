@@ -2,7 +2,9 @@
 
 import logging
 import math
+import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
@@ -18,6 +20,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from mvit_train.checkpoint import (
     AtomicCheckpointIO,
+    load_weights,
     read_checkpoint,
     resolve_checkpoint,
     run_folder,
@@ -45,6 +48,7 @@ from mvit_train.robustness import (
 )
 from mvit_train.temporal import FrameOrder, frame_orders
 from mvit_train.view_curve import view_order
+from mvit_train.view_scoring import scored_views
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ def run(cfg) -> None:
         text = note = follow(data, checkpoint, path, resume=False)
         module = build_module(cfg, data)
         module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"])
+        load_weights(module, checkpoint, path)
         run_dir = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     else:
         path = Path(cfg.weights)
@@ -74,9 +78,16 @@ def run(cfg) -> None:
         text, note = str(loaded), None if loaded.head == "loaded" else f"classification head {loaded.head}"
         run_dir = run_folder(Path(cfg.runs), cfg.name, cfg.run_id)
     views = Views.parse(cfg.views)
+    if cfg.early_exit is not None and (data.multi_label or module.ensemble != "mean"):
+        why = (
+            "these videos may have several labels" if data.multi_label else f"not for module.ensemble={module.ensemble}"
+        )
+        raise ValueError(f"early_exit={cfg.early_exit:g} compares the means of the scores of exclusive classes: {why}")
     asked = cfg.frame_order if isinstance(cfg.frame_order, str) else "+".join(orders)
-    folder = run_dir / f"evaluate-{views}-{asked}{'-corruptions' if corruptions else ''}"
-    trainer = build_trainer(cfg, run_dir, logger=False, callbacks=[])
+    parts = [asked, *["corruptions"] * bool(corruptions)]
+    parts += [] if cfg.early_exit is None else [f"early_exit_{cfg.early_exit:g}"]
+    folder = run_dir / f"evaluate-{views}-{'-'.join(parts)}"
+    trainer = build_trainer(cfg, run_dir, logger=False, callbacks=[EndedBySignals()])
     if text and trainer.is_global_zero:
         print(text)
     metrics = evaluate(
@@ -91,6 +102,7 @@ def run(cfg) -> None:
         label_note=note,
         corruptions=corruptions,
         severities=sorted(set(cfg.severities)),
+        early_exit=cfg.early_exit,
     )
     if trainer.is_global_zero:
         print_summary(metrics, folder)
@@ -118,14 +130,28 @@ def build_module(cfg, data: VideoDataModule) -> VideoClassifier:
     )
 
 
-def build_trainer(cfg, run_dir: Path, *, logger, callbacks: list) -> Trainer:
-    """The trainer of `cfg`, writing below `run_dir`, with our checkpoint files and progress bar."""
+def build_trainer(cfg, run_dir: Path, *, logger, callbacks: list, training: bool = False) -> Trainer:
+    """The trainer of `cfg`, writing below `run_dir`, with our checkpoint files and progress bar.
+
+    training: whether it shall also train; else each process holds the whole model, whatever `trainer.strategy` says.
+    """
     if cfg.trainer.get("enable_progress_bar", True):
         callbacks = [*callbacks, ProgressBar(leave=False) if sys.stdout.isatty() else ProgressLines()]
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():  # as Lightning chooses
         plugins.append(SLURMEnvironment(auto_requeue=False))  # its handlers can deadlock; ours: mvit_train.preempt
-    return build(cfg.trainer, default_root_dir=run_dir, logger=logger, callbacks=callbacks, plugins=plugins)
+    node = to_dict(cfg.trainer) | ({} if training else {"strategy": "auto"})
+    return build(node, default_root_dir=run_dir, logger=logger, callbacks=callbacks, plugins=plugins)
+
+
+class EndedBySignals(Callback):
+    """SIGTERM ends the process: Lightning's handler calls a collective wherever the process is just then, and hangs."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        def register() -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+        trainer._signal_connector.register_signal_handlers = register
 
 
 class ProgressBar(RichProgressBar):
@@ -165,6 +191,7 @@ def evaluate(
     linear_probe: dict[str, Any] | None = None,
     corruptions: Sequence[str] = (),
     severities: Sequence[int] = (),
+    early_exit: float | None = None,
 ) -> dict[str, Any]:
     """Scores the validation videos with the module's weights and writes predictions, metrics.json and report.html.
 
@@ -172,15 +199,20 @@ def evaluate(
     label_note: what was done to make the classes of the data and of the weights agree.
     linear_probe: what a linear classifier on frozen features reached, see `train.compare`.
     corruptions, severities: what to score the videos under as well, each corruption at each severity.
+    early_exit: the margin at which the further views of a video are left out, see `view_scoring.Passes`.
     Each video is decoded once for all its views and frame orders, and again for each corruption and severity. Videos
     that cannot be read are reported as failed.
     """
-    data.test_views, module.frame_orders = views, tuple(frame_orders)
+    data.test_views, module.frame_orders, module.early_exit = views, tuple(frame_orders), early_exit
+    began = time.perf_counter()
     trainer.test(module, datamodule=data, verbose=False)
+    seconds = time.perf_counter() - began
+    scored = {order: scored_views(module.passes[order]) for order in frame_orders}
     manifest = data.splits["val"]
     evaluated = torch.stack([module.scores[order].complete for order in frame_orders]).all(0)
     config = module.config or {}
-    ranks = None if data.multi_label else torch.stack([module.view_ranks[order].ranks for order in frame_orders])
+    whole = early_exit is None and not data.multi_label  # what the views after the exit would have said is not known
+    ranks = None if not whole else torch.stack([module.view_ranks[order].ranks for order in frame_orders])
     scores = torch.stack([module.scores[order].by_video() for order in frame_orders])
     info = {
         "experiment": config.get("name", ""),
@@ -203,10 +235,18 @@ def evaluate(
         "config": config,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "view_order": view_order(views),
+        "early_exit": None
+        if early_exit is None
+        else {
+            "margin": early_exit,
+            "views": {order: clips / max(videos, 1) for order, (clips, videos) in scored.items()},
+        },
     }
     corrupted = score_corrupted(module, data, trainer, [Corruption(c, s) for c in corruptions for s in severities])
     if not trainer.is_global_zero:
         return {}
+    clips = sum(clips for clips, _ in scored.values())
+    print(f"  {clips} clips scored in {seconds:.1f} s, {clips / seconds:.1f} per second, reading included", flush=True)
     info["model"] = cost(module.model)
     run_dir.mkdir(parents=True, exist_ok=True)
     save_predictions(

@@ -1,7 +1,7 @@
 """The Lightning module around a video classifier: loss, steps, scores."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from mvit_train.metrics import Ensemble, ViewScores, summarize
 from mvit_train.optim import WarmupCosine
 from mvit_train.temporal import FrameOrder, reorder
 from mvit_train.view_curve import ViewRanks
+from mvit_train.view_scoring import Passes, Scored
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class VideoClassifier(LightningModule):
         self.ensemble: Ensemble = ensemble
         self.config = config
         self.frame_orders: tuple[FrameOrder, ...] = ("forward",)
+        self.early_exit: float | None = None  # margin of `Passes`
         self.unreadable: dict[str, str] = {}  # training videos that were replaced: path -> reason
         self.substituted = 0
         self.failures: list[Failure] = []  # of the evaluation under way, on this rank
@@ -208,10 +210,9 @@ class VideoClassifier(LightningModule):
         loss = torch.as_tensor(self.all_gather(self.loss_sum)).sum() / max(int(scores.complete.sum()), 1)
         if self.trainer.sanity_checking:
             return
-        summary = self._summary(scores)
         self.log("val/loss", loss.float())
         self.log("val/failed", float(len(self.val_failures)))
-        values = {f"val/{name}": value for name, value in summary.items() if name != "per_class"}
+        values = {f"val/{name}": value for name, value in self._summary(scores).items() if name != "per_class"}
         self.log_dict(values, prog_bar=True)
 
     def _name_failures(self, failures: list[Failure]) -> None:
@@ -227,31 +228,29 @@ class VideoClassifier(LightningModule):
     # Testing: every view of every video, in each frame order
 
     def on_test_epoch_start(self) -> None:
-        views = self.data.test_views
-        self._start_scores(self.data.splits["val"], views.clips * views.crops, self.frame_orders)
-        videos = 0 if self.multi_label else len(self.data.splits["val"])
+        data, views = self.data, self.data.test_views
+        self._start_scores(data.splits["val"], views.clips * views.crops, self.frame_orders)
+        videos = 0 if self.multi_label else len(data.splits["val"])
         self.view_ranks = {order: ViewRanks(videos, views, ensemble=self.ensemble) for order in self.frame_orders}
+        self.passes = {
+            order: Passes(self._score, views=views, most=data.eval_batch_size, early_exit=self.early_exit)
+            for order in self.frame_orders
+        }
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.failures += batch["failures"]
-        if not len(batch["video"]):
-            return
-        for order, scores in self.scores.items():
-            found = self._in_equal_passes(self._reordered(batch, order))
-            scores.add(batch["video_index"], batch["view_index"], found)
-            if not self.multi_label:
-                self.view_ranks[order].add(batch["video_index"], batch["view_index"], found, batch["label"])
+        if len(batch["video"]):
+            for order in self.frame_orders:
+                self._take(order, self.passes[order].add(self._reordered(batch, order), batch))
 
-    def _in_equal_passes(self, video: Tensor) -> Tensor:
-        """Scores (B, K), by forward passes of the same size throughout, the last one filled up: kernels differ with the
-        size of a batch, and their last digits would tell how many ranks there are and which videos failed."""
-        num_views, most = self.data.test_views.clips * self.data.test_views.crops, self.data.eval_batch_size
-        size = most // num_views * num_views or -(-num_views // -(-num_views // most))
-        chunks = []
-        for chunk in video.split(size):
-            whole = torch.cat([chunk, chunk[-1:].expand(size - len(chunk), *chunk.shape[1:])])
-            chunks.append(self.probabilities(self(whole))[: len(chunk)])
-        return torch.cat(chunks)
+    def _score(self, clips: Tensor) -> Tensor:
+        return self.probabilities(self(clips))
+
+    def _take(self, order: FrameOrder, found: Iterator[Scored]) -> None:
+        for scored in found:
+            self.scores[order].add(scored.video, scored.view, scored.scores)
+            if not self.multi_label:
+                self.view_ranks[order].add(scored.video, scored.view, scored.scores, scored.label)
 
     def _reordered(self, batch: Batch, order: FrameOrder) -> Tensor:
         parts = []
@@ -263,6 +262,7 @@ class VideoClassifier(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         for order, scores in self.scores.items():
+            self._take(order, self.passes[order].flush())
             scores.gather()
             self.view_ranks[order].gather()
         self.failures = gather_failures(self.failures)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvit_train.archive import read_arrays
 from mvit_train.metrics import confusion, predict
 
 INFO_COPIED = (
@@ -22,6 +23,7 @@ INFO_LATER = {"ensemble": "mean", "label_note": None, "linear_probe": None}
 """Keys that files of version 0.1 lack, with what they then mean."""
 ARRAY_TYPES = {"video_ids": np.str_, "class_names": np.str_, "frame_orders": np.str_}
 ARRAY_TYPES |= {"scores": np.float32, "evaluated": np.bool_}
+ARRAY_KINDS = {name: np.dtype(kind).kind for name, kind in ARRAY_TYPES.items()} | {"labels": "ib", "info": "U"}
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,11 @@ class Predictions:
             "failures" and "substituted" (training videos that could not be read, replaced by others):
             [{"video", "reason"}], "linear_probe": of `train.compare`, or None,
             "config": the resolved config as a nested dict, "created",
-            and where known "model": {"params", "gflops": of a view}, "view_order": of `label_ranks`, (clip, crop)}.
+            and where known "model": {"params", "gflops": of a view}, "view_order": of `label_ranks`, (clip, crop),
+            "early_exit": {"margin", "views": how many were scored of a video, by frame order}, or None}.
         label_ranks: (O, N, V) int32, how many classes are ranked above the label after the first 1, 2, ... V views in
-            the order `info["view_order"]`; -1 where a video failed. None for several labels a video.
+            the order `info["view_order"]`; -1 where a video failed. None for several labels a video
+            and with an early exit.
     """
 
     video_ids: Sequence[str]
@@ -109,13 +113,22 @@ def save_predictions(path: Path, **fields: Any) -> None:
 
 
 def load_predictions(path: Path) -> Predictions:
-    """Reads what `save_predictions` wrote, without pickle: a predictions file can never run code."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in ARRAY_TYPES}
-        lists = {name: array.tolist() if ARRAY_TYPES[name] is np.str_ else array for name, array in arrays.items()}
-        info = INFO_LATER | json.loads(str(file["info"]))
-        ranks = file["label_ranks"] if "label_ranks" in file.files else None
-        return Predictions(**lists, labels=file["labels"], info=info, label_ranks=ranks)
+    """Reads what `save_predictions` wrote, without pickle: a predictions file can never run code.
+
+    ValueError: it is damaged, or holds something else.
+    """
+    arrays = read_arrays(path, ARRAY_KINDS, {"label_ranks": "i"})
+    texts = {name for name, array in arrays.items() if array.dtype.kind == "U"}
+    fields: dict[str, Any] = {name: array.tolist() if name in texts else array for name, array in arrays.items()}
+    try:
+        fields["info"] = INFO_LATER | json.loads(fields["info"])
+        found = Predictions(**fields)
+        known = found.multi_label or ((found.labels >= 0) & (found.labels < len(found.class_names))).all()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} holds no predictions: {error}") from error
+    if not known:
+        raise ValueError(f"{path} holds no predictions: labels that are none of its {len(found.class_names)} classes")
+    return found
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -127,5 +140,8 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -20,6 +20,9 @@ CorruptionName = Literal[
 NEED_A_MODEL = ("evaluate", "predict", "serve", "export")
 """Tasks that use a trained model: of `ckpt`, whose configuration they then take, or of `weights`."""
 
+WHAT = {"all": "complexity"} | dict.fromkeys(("decode", "loader", "scale", "kernels"), "benchmark")
+"""The task that each `what` belongs to; `model` is both's."""
+
 FORMATS = {"export": ("safetensors", "slowfast", "torchvision", "pt2", "onnx"), "predict": ("table", "json", "csv")}
 """What a task writes by `format`; the first if none is given."""
 
@@ -50,17 +53,19 @@ class Config:
     task: Literal[
         "train", "evaluate", "predict", "serve", "complexity", "benchmark", "export", "doctor", "explain", "report"
     ]
-    what: Literal["model", "all", "decode", "loader"]
+    what: Literal["model", "all", "decode", "loader", "scale", "kernels"]
     name: str
     run_id: str | None
     runs: Path
     seed: int
     ckpt: Path | None
     weights: Path | None
+    compile: Literal["blocks", "full", "graphs"] | None
     views: str
     frame_order: Literal["all", "card"] | FrameOrder | list[FrameOrder]
     corruptions: Literal["all"] | CorruptionName | list[CorruptionName] | None
     severities: list[int]
+    early_exit: float | None
     input: Path | list[Path] | None
     output: Path | None
     format: Literal["slowfast", "torchvision", "safetensors", "pt2", "onnx", "table", "json", "csv"] | None
@@ -73,6 +78,7 @@ class Config:
     embeddings: Path | None
     clip: Clip
     benchmark: Node
+    scale: Node
     serve: Node
     model: Node
     data: Node
@@ -88,8 +94,7 @@ class Config:
         """Mistakes that types do not show; see `check`."""
         mistakes = _source_mistakes(arguments)
         task, what, source = arguments.get("task"), arguments.get("what", "model"), arguments.get("input")
-        belongs_to = {"all": "complexity", "decode": "benchmark", "loader": "benchmark"}.get(what, task)
-        if belongs_to != task:
+        if (belongs_to := WHAT.get(what, task)) != task:
             mistakes["what"] = f"is for task={belongs_to}"
         elif (
             what in ("decode", "loader") and "input" in arguments and not (isinstance(source, Path) and source.exists())
@@ -106,6 +111,10 @@ class Config:
         if task == "predict":
             mistakes |= _predict_mistakes(arguments)
         mistakes |= _corruption_mistakes(arguments)
+        if (margin := arguments.get("early_exit")) is not None and (margin < 0 or task != "evaluate"):
+            mistakes["early_exit"] = "is a margin, at least 0" if margin < 0 else "is for task=evaluate"
+        if task == "train":
+            mistakes |= _shard_mistakes(arguments)
         if not re.fullmatch(r"[1-9]\d*x[13]", arguments.get("views", "1x1")):
             mistakes["views"] = "must be clips x crops, with 1 or 3 crops, such as 5x1"
         return mistakes
@@ -144,6 +153,18 @@ def _corruption_mistakes(arguments: dict[str, Any]) -> dict[str, str]:
     elif corruptions is not None and orders not in ("all", "card") and "forward" not in orders:
         mistakes["corruptions"] = "compares with clean videos played forward: frame_order must have forward"
     return mistakes
+
+
+def _shard_mistakes(arguments: dict[str, Any]) -> dict[str, str]:
+    """What trainer.strategy=fsdp, where each process holds a share of the parameters, cannot do."""
+    trainer, module = arguments.get("trainer"), arguments.get("module")
+    if not isinstance(trainer, dict) or not isinstance(module, dict) or trainer.get("strategy") != "fsdp":
+        return {}
+    if arguments.get("compile") is not None:
+        return {"compile": "is for trainer.strategy=ddp: shards are gathered between the operations of a block"}
+    if module.get("ema_decay") is not None:
+        return {"module.ema_decay": "is for trainer.strategy=ddp: an average of the weights is not kept in shards"}
+    return {}
 
 
 def _source_mistakes(arguments: dict[str, Any]) -> dict[str, str]:

@@ -20,10 +20,12 @@ from mvit_train.guard import NonFiniteGuard
 from mvit_train.linear_probe import linear_probe
 from mvit_train.metrics import headline
 from mvit_train.models import load_pretrained
+from mvit_train.models.compiled import compiled
 from mvit_train.models.freeze import freeze_stages
 from mvit_train.module import VideoClassifier
 from mvit_train.preempt import REQUEUE, Preempted
 from mvit_train.resume import Checkpoints, resume_point
+from mvit_train.strategy import Shards
 from mvit_train.telemetry import Telemetry
 from mvit_train.temporal import frame_orders
 from mvit_train.tracking import Tracking
@@ -59,13 +61,18 @@ def fit_and_evaluate(cfg, run_dir: Path, checkpoints: Checkpoints, how_to_go_on:
     with tracking.open(run_dir, cfg.name, config) as record:
         best = best_checkpoint(run_dir, f"val/{headline(multi_label=data.multi_label)}")
         callbacks = [best, Telemetry(), *record.callbacks, *watchers(module, checkpoints)]
-        trainer = build_trainer(cfg, run_dir, logger=record.loggers, callbacks=callbacks)
+        trainer = build_trainer(cfg, run_dir, logger=record.loggers, callbacks=callbacks, training=True)
         if trainer.is_global_zero:
             print(*filter(None, (label_note, flip_note)), sep="\n", end="\n" if label_note or flip_note else "")
         if cfg.weights:
             start_from(Path(cfg.weights), module, trainer, resume_from=resume_from)
         try:
-            train(module, data, trainer, resume_from=resume_from)
+            with compiled(module.model, cfg.compile):
+                train(module, data, trainer, resume_from=resume_from)
+            if isinstance(trainer.strategy, Shards):  # the evaluation takes whole models
+                unreadable, module = module.unreadable, build_module(cfg, data)
+                module.unreadable = unreadable
+                trainer = build_trainer(cfg, run_dir, logger=False, callbacks=[checkpoints])
             metrics = evaluate_best(cfg, module, data, trainer, run_dir, label_note)
         except Preempted as preempted:
             if trainer.is_global_zero:

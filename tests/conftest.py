@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # tests/ops: kernels on the CPU; Triton asks when it is first imported
+
 ROWS, COLUMNS, BLOCK = 3, 4, 16  # 12 bits, least significant first, in 64 x 48 pixels
 SHARED_VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
 
@@ -92,6 +95,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory, video: Callable[..., Path])
         for i in range(12):
             shutil.copy(video("a.mp4", 20 + i, first_index=first + i), folder / name / f"{i}.mp4")
     return folder
+
+
+@pytest.fixture(scope="session")
+def two_splits(tmp_path_factory: pytest.TempPathFactory, video: Callable[..., Path]) -> Callable[..., Path]:
+    """`two_splits(num_train=4, num_val=3)`: a folder with manifests of so many videos of each of two classes, and one
+    more for validation, the third, that cannot be read."""
+
+    def make(*, num_train: int, num_val: int) -> Path:
+        folder = tmp_path_factory.mktemp("two_classes")
+        rows: dict[str, list[str]] = {"train": [], "val": []}
+        for name, first in (("low", 0), ("high", 2048)):
+            for i in range(num_train + num_val):
+                file = f"{name}{i}.mp4"
+                shutil.copy(video("a.mp4", 24 + i, first_index=first + 5 * i), folder / file)
+                rows["train" if i < num_train else "val"].append(f"{file},{name}\n")
+        (folder / "empty.mp4").touch()
+        rows["val"].insert(2, "empty.mp4,low\n")
+        for split, lines in rows.items():
+            (folder / f"{split}.csv").write_text("path,label\n" + "".join(lines))
+        return folder
+
+    return make
 
 
 @pytest.fixture
@@ -244,7 +269,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     chromium.close()
 
 
-MEASURED = pytest.StashKey[dict[str, tuple[float, float]]]()
+MEASURED = "measured"
 
 
 @pytest.fixture
@@ -252,14 +277,16 @@ def record_measured(request: pytest.FixtureRequest) -> Callable[[str, float, flo
     """`record_measured(what, found, bound)`: the run ends with a table of how close equalities were."""
 
     def record(what: str, found: float, bound: float) -> None:
-        request.config.stash.setdefault(MEASURED, {})[what] = (found, bound)
+        request.node.user_properties.append((MEASURED, (what, float(found), float(bound))))
 
     return record
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    measured = config.stash.get(MEASURED, {})
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
+    measured = sorted({tuple(value) for name, value in properties if name == MEASURED})
     if measured:
         terminalreporter.section("measured differences")
-        for what, (found, bound) in sorted(measured.items()):
+        for what, found, bound in measured:
             terminalreporter.write_line(f"{found:9.1e}  (at most {bound:.0e})  {what}")

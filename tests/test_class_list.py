@@ -6,18 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 
 from mvit_train.__main__ import main
 from mvit_train.checkpoint import read_checkpoint
 from mvit_train.models.weight_files import KINETICS_400
 
-TINY = [
-    *("model.embed_dim=16", "model.blocks_per_stage=[1,1]"),
-    *("clip.num_frames=4", "clip.sampling_rate=2", "clip.crop_size=32", "views=1x1"),
-    *("data.num_workers=0", "data.batch_size=4", "data.eval_batch_size=8"),
-    *("optim.lr=1e-3", "optim.lr_batch=4", "optim.warmup_epochs=1"),
-    *("trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.devices=1", "logger.wandb=off"),
-]
 CLASSES = ["low", "mid", "high"]
 
 
@@ -50,7 +44,8 @@ def run(tmp_path):
     """`run("id", folder, ...)` trains; its exit code."""
 
     def train(run_id, root, *overrides):
-        return main([*TINY, f"data.root={root}", f"runs={tmp_path}", f"run_id={run_id}", *overrides])
+        places = [f"data.root={root}", f"data.also_from={tmp_path}/videos", f"runs={tmp_path}", f"run_id={run_id}"]
+        return main([*TINY, *places, *overrides])
 
     return train
 
@@ -148,7 +143,8 @@ def test_a_published_class_order_is_named_and_another_order_of_its_classes_is_do
         (root / f"{split}.csv").write_text(
             text.replace(",low", ",zumba").replace(",mid", ",yoga").replace(",high", ",vault")
         )
-    assert main([*TINY, f"data.root={root}", f"runs={tmp_path}", "run_id=a", "trainer.max_epochs=1"]) == 0
+    places = [f"data.root={root}", f"data.also_from={tmp_path}/videos", f"runs={tmp_path}"]
+    assert main([*TINY, *places, "run_id=a", "trainer.max_epochs=1"]) == 0
     known = "Kinetics-400, alphabetical (PySlowFast, torchvision, mmaction2)"
     metrics = json.loads((tmp_path / "motion" / "a" / "metrics.json").read_text())
     assert metrics["known_labels"] == (known if order == 1 else None)

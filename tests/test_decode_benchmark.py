@@ -47,7 +47,7 @@ def test_the_command_measures_a_folder_and_names_what_it_leaves_out(tmp_path, vi
     (tmp_path / "in" / "text.mp4").write_text("no video")
     runs = tmp_path / "runs"
     assert main(["task=benchmark", "what=decode", f"input={tmp_path / 'in'}", f"runs={runs}", "run_id=a"]) == 0
-    rows = json.loads((runs / "benchmark" / "a.json").read_text())
+    rows = json.loads((runs / "benchmark" / "a.json").read_text())["rows"]
     assert [row["file"] for row in rows] == ["a_96x64_raw.mp4", "a_96x64_prepared.mp4"]
     assert "text.mp4: left out" in capsys.readouterr().out
     assert main(["task=benchmark", "what=decode"]) == 2

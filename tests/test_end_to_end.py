@@ -7,25 +7,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 
 from mvit_train.__main__ import main
 from mvit_train.checkpoint import read_checkpoint
 
-TINY = [
-    *("model.embed_dim=16", "model.blocks_per_stage=[1,1]"),
-    *("clip.num_frames=4", "clip.sampling_rate=2", "clip.crop_size=32", "views=2x1"),
-    *("data.num_workers=0", "data.batch_size=4", "data.eval_batch_size=8"),
-    *("optim.lr=1e-3", "optim.lr_batch=4", "optim.warmup_epochs=1"),
-    *("trainer.max_epochs=2", "trainer.log_every_n_steps=1"),
-    *("trainer.accelerator=cpu", "trainer.devices=1"),
-]
+SETTINGS = [*TINY, "views=2x1"]
 
 
 pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 def run(folder, runs, *overrides, wandb="off"):
-    return main([*TINY, f"data.root={folder}", f"runs={runs}", f"logger.wandb={wandb}", *overrides])
+    return main([*SETTINGS, f"data.root={folder}", f"runs={runs}", f"logger.wandb={wandb}", *overrides])
 
 
 def weights(path):
@@ -198,7 +192,7 @@ def test_two_processes_train_and_evaluate_like_one(folder, tmp_path, command_lin
     assert run(folder, tmp_path, "run_id=one", "augment.mixup.mixup_alpha=0") == 0
     two_ranks = ["augment.mixup.mixup_alpha=0", "trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=2"]
     where = [f"data.root={folder}", f"runs={tmp_path}", "logger.wandb=off", "run_id=two"]
-    command_line(*TINY, *two_ranks, *where)
+    command_line(*SETTINGS, *two_ranks, *where)
     one, two = tmp_path / "motion" / "one", tmp_path / "motion" / "two"
     assert val_losses(two) == pytest.approx(val_losses(one), rel=1e-3)
 

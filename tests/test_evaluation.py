@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 from torch import nn
 
 from mvit_train.__main__ import main
@@ -20,29 +21,12 @@ pytestmark = pytest.mark.usefixtures("own_environment")
 
 FRAMES = 8
 HERE = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.enable_progress_bar=false")
-TINY = [
-    *("model.embed_dim=16", "model.blocks_per_stage=[1,1]"),
-    *(f"clip.num_frames={FRAMES}", "clip.sampling_rate=2", "clip.crop_size=32", "views=3x1"),
-    *("data.num_workers=0", "data.batch_size=4", "data.eval_batch_size=8"),
-    *("trainer.max_epochs=1", "optim.warmup_epochs=1", "logger.wandb=off", *HERE),
-]
+SETTINGS = [*TINY, f"clip.num_frames={FRAMES}", "views=3x1", "trainer.max_epochs=1", *HERE]
 
 
 @pytest.fixture(scope="session")
-def two_classes(tmp_path_factory, video):
-    """Two classes of nine training and seven validation videos each, and one validation video that cannot be read."""
-    folder = tmp_path_factory.mktemp("evaluation")
-    rows: dict[str, list[str]] = {"train": [], "val": []}
-    for name, first in (("low", 0), ("high", 2048)):
-        for i in range(16):
-            file = f"{name}{i}.mp4"
-            shutil.copy(video("a.mp4", 24 + i, first_index=first + 5 * i), folder / file)
-            rows["train" if i < 9 else "val"].append(f"{file},{name}\n")
-    (folder / "empty.mp4").touch()
-    rows["val"].insert(3, "empty.mp4,low\n")
-    for split, lines in rows.items():
-        (folder / f"{split}.csv").write_text("path,label\n" + "".join(lines))
-    return folder
+def two_classes(two_splits):
+    return two_splits(num_train=9, num_val=7)
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +37,7 @@ def trained(two_classes, tmp_path_factory):
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MVIT_TRAIN_RUN_ID", "a")
-        assert main([*TINY, f"data.root={two_classes}", f"runs={runs}", "run_id=a"]) == 0
+        assert main([*SETTINGS, f"data.root={two_classes}", f"runs={runs}", "run_id=a"]) == 0
     torch.set_num_threads(threads)
     return runs / "motion" / "a"
 
@@ -83,7 +67,7 @@ class BagOfFrames(nn.Module):
 
 
 def evaluated(model: nn.Module, root: Path, folder: Path) -> dict:
-    cfg = compose([*TINY, f"data.root={root}"])
+    cfg = compose([*SETTINGS, f"data.root={root}"])
     data = build(cfg.data)
     module = build(cfg.module, model=model, labels=data.labels, multi_label=False, config={"name": "bag"})
     trainer = build_trainer(cfg, folder, logger=False, callbacks=[])
@@ -145,6 +129,37 @@ def test_one_two_and_three_processes_with_and_without_workers_agree_to_the_last_
         (folder / "metrics.json").unlink()
         command_line(*command)
         assert (comparable(folder), arrays(folder)) == (metrics, scores), f"{devices} processes"
+
+
+def test_an_early_exit_calls_the_same_classes_in_one_process_and_in_two(run, two_classes, command_line, capsys):
+    arguments = ["task=evaluate", f"ckpt={run}", f"data.root={two_classes}", "views=3x1", *HERE, "data.num_workers=0"]
+    assert main([*arguments, "frame_order=[forward,reverse]"]) == 0
+    assert main([*arguments, "frame_order=[forward,reverse]", "early_exit=1.0"]) == 0
+    assert "early exit, margin 1: views scored of a video: forward" in capsys.readouterr().out
+    whole = load_predictions(run / "evaluate-3x1-forward+reverse" / "predictions.npz")
+    folder = run / "evaluate-3x1-forward+reverse-early_exit_1"
+    early = load_predictions(folder / "predictions.npz")
+    assert np.array_equal(early.scores.argmax(2), whole.scores.argmax(2))
+    assert early.label_ranks is None  # what the other views would have said is not known
+    assert all(2 <= number <= 3 for number in early.info["early_exit"]["views"].values())
+    assert np.array_equal(early.evaluated, whole.evaluated)
+    scores = arrays(folder)
+    command_line(
+        *arguments, "frame_order=[forward,reverse]", "early_exit=1.0", "trainer.devices=2", "trainer.strategy=ddp"
+    )
+    assert arrays(folder) == scores
+
+
+@pytest.mark.parametrize(
+    ("overrides", "status", "message"),
+    [
+        (["early_exit=-1"], 2, "is a margin, at least 0"),
+        (["early_exit=1.0", "module.ensemble=max"], 1, "compares the means of the scores of exclusive classes: not "),
+    ],
+)
+def test_an_early_exit_that_makes_no_sense_is_refused(run, two_classes, overrides, status, message, capsys):
+    assert main(["task=evaluate", f"ckpt={run}", f"data.root={two_classes}", *HERE, *overrides]) == status
+    assert message in capsys.readouterr().err
 
 
 def test_every_pass_has_the_same_number_of_clips(two_classes, tmp_path):

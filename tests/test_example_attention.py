@@ -6,24 +6,14 @@ import shutil
 
 import av
 import pytest
+from tiny import TINY
 
 from mvit_train.__main__ import main
 from mvit_train.predictions import load_predictions
 from mvit_train.report.examples import choose_clips
 
 HERE = ["trainer.accelerator=cpu", "trainer.devices=1", "data.num_workers=0"]
-TINY = [
-    *HERE,
-    *("model.embed_dim=16", "model.blocks_per_stage=[1,1]", "views=2x1"),
-    *("clip.num_frames=4", "clip.sampling_rate=2", "clip.crop_size=32"),
-    *(
-        "data.batch_size=2",
-        "data.eval_batch_size=8",
-        "trainer.max_steps=1",
-        "logger.wandb=off",
-        "optim.warmup_epochs=0",
-    ),
-]
+SETTINGS = [*TINY, "views=2x1", "data.batch_size=2", "trainer.max_steps=1", "optim.warmup_epochs=0"]
 
 
 @pytest.mark.usefixtures("own_environment")
@@ -35,7 +25,7 @@ def test_two_examples_of_each_group_show_where_the_model_looks(tmp_path, video):
             folder.mkdir(parents=True)
             for i in range(count):
                 shutil.copy(video("a.mp4", 20 + i, first_index=first + i), folder / f"{i}.mp4")
-    assert main([*TINY, f"data.root={root}", f"runs={tmp_path}", "run_id=a"]) == 0
+    assert main([*SETTINGS, f"data.root={root}", f"runs={tmp_path}", "run_id=a"]) == 0
     run_dir = tmp_path / "motion" / "a"
     folder = run_dir / "evaluate-2x1-all"
     (folder / "attention").mkdir(parents=True)

@@ -20,7 +20,7 @@ LIGHTNING_INTERRUPTED = """
 
 def fake_task(monkeypatch, source: str) -> None:
     """Puts a module that does `source` in the place of the training task."""
-    cfg = SimpleNamespace(task="train", seed=0, ckpt=None)
+    cfg = SimpleNamespace(task="train", seed=0, ckpt=None, trainer={"accelerator": "cpu", "devices": 1})
     monkeypatch.setattr(entry, "compose", lambda overrides: cfg)
     monkeypatch.setattr(entry, "check", lambda cfg: None)
     task = ModuleType("mvit_train.train")
@@ -94,7 +94,7 @@ def test_the_configuration_can_be_printed_from_any_folder(tmp_path):
     assert "${" not in done.stdout
 
 
-@pytest.mark.parametrize("flag", ["--lr", "--cfg", "-x", "--multirun"])
+@pytest.mark.parametrize("flag", ["--lr", "--cfg", "-x"])
 def test_an_unknown_flag_is_refused(flag, tmp_path):
     done = command_line(flag, cwd=tmp_path)
     assert done.returncode == 2

@@ -129,7 +129,7 @@ def test_a_model_of_one_label_a_video_is_not_evaluated_on_several(several, tmp_p
         (one / f"{split}.csv").write_text(
             rows.replace("\ntrain", f"\n{several}/train").replace("\nval", f"\n{several}/val")
         )
-    assert run(one, tmp_path, *CLIPS, "run_id=a", "trainer.max_epochs=1") == 0
+    assert run(one, tmp_path, *CLIPS, f"data.also_from={several}", "run_id=a", "trainer.max_epochs=1") == 0
     capsys.readouterr()
     assert main(["task=evaluate", f"ckpt={tmp_path}/motion/a", f"data.root={several}"]) == 1
     message = capsys.readouterr().err

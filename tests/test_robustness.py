@@ -8,6 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 from torch import nn
 
 from mvit_train.__main__ import main
@@ -35,40 +36,23 @@ from mvit_train.schema import CorruptionName
 pytestmark = pytest.mark.usefixtures("own_environment")
 
 HERE = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.enable_progress_bar=false")
-TINY = [
-    *("model.embed_dim=16", "model.blocks_per_stage=[1,1]", "augment.crop.flip=0"),
-    *("clip.num_frames=4", "clip.sampling_rate=2", "clip.crop_size=32", "views=1x1"),
-    *("data.num_workers=0", "data.batch_size=4", "data.eval_batch_size=4"),
-    *("trainer.max_epochs=1", "optim.warmup_epochs=1", "logger.wandb=off", *HERE),
-]
+SETTINGS = [*TINY, "augment.crop.flip=0", "data.eval_batch_size=4", "trainer.max_epochs=1", *HERE]
 
 
 @pytest.fixture(scope="session")
-def two_kinds(tmp_path_factory, video):
-    """Two classes of four training and three validation videos each, and one validation video that cannot be read."""
-    folder = tmp_path_factory.mktemp("robustness")
-    rows: dict[str, list[str]] = {"train": [], "val": []}
-    for name, first in (("low", 0), ("high", 2048)):
-        for i in range(7):
-            file = f"{name}{i}.mp4"
-            shutil.copy(video("a.mp4", 16 + i, first_index=first + 5 * i), folder / file)
-            rows["train" if i < 4 else "val"].append(f"{file},{name}\n")
-    (folder / "empty.mp4").touch()
-    rows["val"].insert(2, "empty.mp4,low\n")
-    for split, lines in rows.items():
-        (folder / f"{split}.csv").write_text("path,label\n" + "".join(lines))
-    return folder
+def two_classes(two_splits):
+    return two_splits(num_train=4, num_val=3)
 
 
 @pytest.fixture(scope="session")
-def trained_run(two_kinds, tmp_path_factory):
+def trained_run(two_classes, tmp_path_factory):
     """A run folder, trained for one epoch."""
     runs = tmp_path_factory.mktemp("robust_runs")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MVIT_TRAIN_RUN_ID", "a")
-        assert main([*TINY, f"data.root={two_kinds}", f"runs={runs}", "run_id=a"]) == 0
+        assert main([*SETTINGS, f"data.root={two_classes}", f"runs={runs}", "run_id=a"]) == 0
     torch.set_num_threads(threads)
     return runs / "motion" / "a"
 
@@ -219,7 +203,7 @@ def test_what_cannot_be_asked_for_is_said_before_anything_starts(given, message,
 
 def expected(run: Path, root: Path, condition: Corruption) -> list[tuple[int, float]]:
     """(class, its score) of the videos that can be read, without Lightning or the file of results."""
-    cfg = compose([*TINY, f"data.root={root}", "model.drop_path_rate=0"])
+    cfg = compose([*SETTINGS, f"data.root={root}", "model.drop_path_rate=0"])
     data = build(cfg.data)
     module = build_module(cfg, data).eval()
     module.load_state_dict(torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"])
@@ -251,10 +235,10 @@ def everything(folder: Path) -> tuple[str, dict[str, bytes]]:
 
 
 def test_an_evaluation_on_corrupted_videos_is_the_same_again_and_in_two_processes(
-    trained_run, two_kinds, tmp_path, capsys, command_line
+    trained_run, two_classes, tmp_path, capsys, command_line
 ):
     run = Path(shutil.copytree(trained_run, tmp_path / "run"))
-    arguments = ["task=evaluate", f"ckpt={run}", f"data.root={two_kinds}", "views=1x1", *HERE]
+    arguments = ["task=evaluate", f"ckpt={run}", f"data.root={two_classes}", "views=1x1", *HERE]
     corruptions = ["corruptions=[noise,freeze]", "severities=[5,1]", "data.num_workers=0"]
     assert main([*arguments, "frame_order=forward", "data.num_workers=0"]) == 0
     assert "robustness" not in json.loads((run / "evaluate-1x1-forward" / "metrics.json").read_text())
@@ -279,7 +263,7 @@ def test_an_evaluation_on_corrupted_videos_is_the_same_again_and_in_two_processe
     assert (found.predicted[..., ~kept] == -1).all()
     for row, name in enumerate(found.corruptions):
         for column, severity in enumerate(found.severities):
-            wanted = expected(run, two_kinds, Corruption(name, severity))
+            wanted = expected(run, two_classes, Corruption(name, severity))
             assert found.predicted[row, column, kept].tolist() == [label for label, _ in wanted]
             assert found.probability[row, column, kept].tolist() == pytest.approx([p for _, p in wanted], abs=1e-5)
     assert "top-1 % by severity" in printed
@@ -305,13 +289,13 @@ class Brightness(nn.Module):
         return torch.stack([mean, -mean], dim=1)
 
 
-def test_several_labels_are_scored_by_their_mean_average_precision(two_kinds, tmp_path):
+def test_several_labels_are_scored_by_their_mean_average_precision(two_classes, tmp_path):
     for split in ("train", "val"):
-        lines = (two_kinds / f"{split}.csv").read_text().replace(",high", ",high;low")
+        lines = (two_classes / f"{split}.csv").read_text().replace(",high", ",high;low")
         (tmp_path / f"{split}.csv").write_text(lines)
-    for file in two_kinds.glob("*.mp4"):
+    for file in two_classes.glob("*.mp4"):
         shutil.copy(file, tmp_path)
-    cfg = compose([*TINY, f"data.root={tmp_path}"])
+    cfg = compose([*SETTINGS, f"data.root={tmp_path}"])
     data = build(cfg.data)
     module = build(cfg.module, model=Brightness(), labels=data.labels, multi_label=True, config={"name": "x"})
     metrics = evaluate(

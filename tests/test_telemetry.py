@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from mvit_train import telemetry
 from mvit_train.cost import cost
 from mvit_train.data.loader import ResilientLoader
+from mvit_train.metrics_log import MetricsLog
 from mvit_train.models import mvit_b
 from mvit_train.telemetry import Telemetry, memory_gib, peak_flops, utilisation
-from mvit_train.tracking import csv_logger
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning", "ignore:.*treespec:DeprecationWarning")
 
@@ -64,7 +64,7 @@ def fit(tmp_path, monkeypatch, **arguments):
     trainer = Trainer(
         max_epochs=2,
         accelerator="cpu",
-        logger=csv_logger(tmp_path),
+        logger=MetricsLog(tmp_path),
         callbacks=[Telemetry()],
         enable_progress_bar=False,
         enable_model_summary=False,

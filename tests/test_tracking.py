@@ -4,25 +4,11 @@ import sys
 import pytest
 
 from mvit_train import tracking, wandb_run
-from mvit_train.tracking import Tracking, csv_logger, logged_in
+from mvit_train.tracking import Tracking, logged_in
 
 
 def rows(run_dir):
     return list(csv.DictReader((run_dir / "metrics.csv").open()))
-
-
-def test_a_resumed_run_goes_on_in_the_csv_file_it_finds(tmp_path):
-    (tmp_path / "config.yaml").touch()
-    first = csv_logger(tmp_path)
-    first.log_metrics({"train/loss": 2.0}, step=0)
-    first.save()
-    second = csv_logger(tmp_path)
-    second.log_metrics({"val/top1": 50.0}, step=1)
-    second.save()
-    assert [(row["step"], row["train/loss"], row["val/top1"]) for row in rows(tmp_path)] == [
-        ("0", "2.0", ""),
-        ("1", "", "50.0"),
-    ]
 
 
 class Recorder:
@@ -74,7 +60,7 @@ def test_weights_and_biases_is_online_only_for_who_is_logged_in(
 def test_a_tracker_that_cannot_be_imported_leaves_the_run_its_csv_file(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "mvit_train.wandb_run", None)
     with Tracking(wandb="offline").open(tmp_path, "motion", {}) as record:
-        assert [type(logger).__name__ for logger in record.loggers] == ["CSVLogger"]
+        assert [type(logger).__name__ for logger in record.loggers] == ["MetricsLog"]
     assert "W&B cannot be imported" in caplog.text
 
 

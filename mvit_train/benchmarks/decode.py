@@ -10,7 +10,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -39,11 +39,12 @@ PREPARED_SHORT_SIDE = 256
 TOLERANCE = 3  # of 255, for readers whose FFmpeg converts colours another way
 
 
-def run(source: Path, result: Path) -> None:
+def run(source: Path, result: Path, context: Mapping[str, str]) -> None:
     """Makes raw and prepared files of 10 s in two sizes from each video of `source`, a file or a folder; prints a row
     per reader and file as they are measured, and writes all as JSON. What cannot be read is named and left out."""
     torch.set_num_threads(1)
     readers = installed()
+    print("\n".join(f"{name}: {value}" for name, value in context.items()), flush=True)
     sources = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
     rows: list[Row] = []
     for path in sources:
@@ -58,9 +59,11 @@ def run(source: Path, result: Path) -> None:
                 print(table([row], header=len(rows) == 1), flush=True)
     if not rows:
         raise ValueError(f"input: {source} holds no video that can be read")
-    print("".join(f"\n{name}: absent" for name in READERS.keys() - readers.keys()))
+    notes = [f"{name} is absent" for name in sorted(READERS.keys() - readers.keys())]
+    print("\n".join(["", *notes]))
     result.parent.mkdir(parents=True, exist_ok=True)
-    result.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+    content = {"context": dict(context), "notes": notes, "rows": [asdict(row) for row in rows]}
+    result.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(result)
 
 

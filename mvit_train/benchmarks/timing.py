@@ -22,9 +22,16 @@ Precision = Literal["fp32", "bf16"]
 StepKind = Literal["forward", "train"]
 
 
-def make_step(model: nn.Module, video: Tensor, *, precision: Precision, kind: StepKind) -> Callable[[], None]:
+def make_step(
+    model: nn.Module,
+    video: Tensor,
+    *,
+    precision: Precision,
+    kind: StepKind,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Callable[[], None]:
     """One step on `video` (B, 3, T, S, S): "forward" in evaluation, without gradients; "train" is forward, cross
-    entropy and backward in training, and dropping the gradients. "bf16" is autocast."""
+    entropy and backward in training, the step of an `optimizer`, and dropping the gradients. "bf16" is autocast."""
     targets = torch.zeros(len(video), dtype=torch.long, device=video.device)
     bf16 = precision == "bf16"
 
@@ -38,6 +45,8 @@ def make_step(model: nn.Module, video: Tensor, *, precision: Precision, kind: St
         with torch.autocast(video.device.type, torch.bfloat16, enabled=bf16):
             loss = cross_entropy(model(video), targets)
         loss.backward()
+        if optimizer is not None:
+            optimizer.step()
         model.zero_grad(set_to_none=True)
 
     return {"forward": forward, "train": train}[kind]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 
+from mvit_train.data.stream import DecodeError, open_container
 from mvit_train.mp4 import write_mp4
 from mvit_train.predictions import Predictions
 
@@ -63,7 +63,7 @@ def example(predictions: Predictions, group: str, row: int) -> dict[str, Any]:
     try:
         mp4 = small_mp4(Path(predictions.info["data_root"]) / clip["video"])
         clip["mp4"] = base64.b64encode(mp4).decode()
-    except (FFmpegError, OSError, ValueError) as error:
+    except (DecodeError, FFmpegError, OSError, ValueError) as error:
         clip["note"] = f"This video cannot be shown: {error}"
     return clip
 
@@ -94,8 +94,11 @@ def add_attention(clips: Sequence[dict[str, Any]], rows: Sequence[int], folder: 
 
 def small_mp4(path: Path) -> bytes:
     """The video as any browser plays it: an H.264 mp4 of at most CLIP_MAX_BYTES as it is, all else encoded anew without
-    sound, CLIP_MAX_SEC long, CLIP_SHORT_SIDE small. FFmpegError, OSError or ValueError: it cannot be read."""
-    with av.open(str(path)) as container:
+    sound, CLIP_MAX_SEC long, CLIP_SHORT_SIDE small.
+
+    DecodeError, FFmpegError, OSError or ValueError: it cannot be read.
+    """
+    with open_container(str(path)) as container:
         if not container.streams.video:
             raise ValueError(f"{path} has no video stream")
         codec = container.streams.video[0].codec_context

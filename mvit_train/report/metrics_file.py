@@ -20,8 +20,9 @@ PREDICTIONS, METRICS = "predictions.npz", "metrics.json"
 def write_metrics(run_dir: Path) -> dict[str, Any]:
     """Computes run_dir/metrics.json from run_dir/predictions.npz and returns its content.
 
-    {the keys of INFO_COPIED, "known_labels": `Labels.known`, "videos": {"expected", "evaluated", "failed"},
-    "failures": [{"video", "reason"}], "orders": {order: `metrics.summarize`},
+    {the keys of INFO_COPIED, "early_exit", "known_labels": `Labels.known`,
+    "videos": {"expected", "evaluated", "failed"}, "failures": [{"video", "reason"}],
+    "orders": {order: `metrics.summarize`},
     "change": {order: {"top1", "interval"}}: points against forward and half their 95 % interval, where both were run,
     {"mAP", "interval": None} where a video may have several labels,
     "time": `temporal.time_report` if forward and reverse were run on videos of one label each,
@@ -37,6 +38,7 @@ def write_metrics(run_dir: Path) -> dict[str, Any]:
     reasons = {failure["video"]: failure["reason"] for failure in predictions.info["failures"]}
     failed = [predictions.video_ids[row] for row in np.flatnonzero(~predictions.evaluated).tolist()]
     metrics: dict[str, Any] = {key: predictions.info[key] for key in INFO_COPIED}
+    metrics["early_exit"] = predictions.info.get("early_exit")
     metrics["known_labels"] = Labels(tuple(predictions.class_names)).known()
     metrics["videos"] = {"expected": len(predictions.video_ids), "evaluated": len(labels), "failed": len(failed)}
     unscored = "not all of its views were scored"

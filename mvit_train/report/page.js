@@ -50,7 +50,7 @@ function verdict() {
 }
 
 function fillFacts() {
-  const { videos, checkpoint, model, linear_probe: probe } = metrics;
+  const { videos, checkpoint, model, linear_probe: probe, early_exit: early } = metrics;
   const step = checkpoint.global_step == null ? "weights from elsewhere" : `step ${checkpoint.global_step}`;
   const large = (value) =>
     value >= 1e6 ? `${(value / 1e6).toFixed(1)} M` : value >= 1e3 ? `${(value / 1e3).toFixed(0)} k` : String(value);
@@ -79,6 +79,15 @@ function fillFacts() {
     "Label fingerprint": metrics.label_fingerprint,
     ...(metrics.known_labels ? { "Class list": metrics.known_labels } : {}),
     ...(metrics.label_note ? { Classes: metrics.label_note } : {}),
+    ...(early
+      ? {
+          "Early exit":
+            `margin ${early.margin}; views scored of a video: ` +
+            Object.entries(early.views)
+              .map(([order, number]) => `${order} ${number.toFixed(2)}`)
+              .join(", "),
+        }
+      : {}),
     "Data fingerprint": metrics.data_fingerprint,
     ...(model ? { Parameters: model.params.toLocaleString("en") } : {}),
     ...(probe

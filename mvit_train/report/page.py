@@ -83,7 +83,7 @@ def _clips(predictions: Predictions, attention: Path) -> list[dict[str, Any]]:
 
 
 def read_curves(path: Path) -> dict[str, dict[str, list[float]]]:
-    """{"train/loss": {"step": [...], "value": [...]}} from the file of Lightning's CSVLogger, by step and thinned to
+    """{"train/loss": {"step": [...], "value": [...]}} from the file of `MetricsLog`, by step and thinned to
     MAX_CURVE_POINTS; the later row wins where a resumed run wrote a step twice. Empty without the file."""
     points: dict[str, dict[int, float]] = {}
     for row in csv.DictReader(path.read_text().splitlines() if path.exists() else ()):

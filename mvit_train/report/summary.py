@@ -27,6 +27,9 @@ def print_summary(metrics: Mapping[str, Any], run_dir: Path) -> None:
         lines.append(f"  classes that need time (shuffled): {needy}")
     if curve := _curve(metrics):
         lines.append(f"  {curve}")
+    if early := metrics["early_exit"]:
+        counts = ", ".join(f"{order} {number:.2f}" for order, number in early["views"].items())
+        lines.append(f"  early exit, margin {early['margin']:g}: views scored of a video: {counts}")
     if "robustness" in metrics:
         lines += _robustness(metrics["robustness"], headline(multi_label=multi_label))
     lines.append(
