@@ -103,6 +103,7 @@ def run(overrides: Sequence[str], flags: Sequence[str] = ()) -> int:
     What several devices share runs in a process for each, started with these overrides and flags.
     """
     launch.follow_parent()
+    warnings.filterwarnings("ignore", module=r"lightning\.|torch\.utils\.data|torch\.jit")
     cfg = configured(overrides)
     from lightning import seed_everything
 
@@ -126,13 +127,12 @@ def configured(overrides: Sequence[str]) -> Any:
 
 
 def quieten() -> None:
-    """Our own messages only: Lightning's advertise, and repeat what the summary says; fvcore's import warns."""
+    """Our own messages only: Lightning's, once it is imported, advertise and repeat what the summary says."""
     handler = logging.StreamHandler()
     handler.setFormatter(CleanFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"lightning\.|torch\.utils\.data|torch\.jit")
 
 
 def _saved_config(ckpt: Path) -> dict[str, Any]:
