@@ -104,6 +104,7 @@ def run(overrides: Sequence[str], flags: Sequence[str] = ()) -> int:
     """
     launch.follow_parent()
     warnings.filterwarnings("ignore", module=r"lightning\.|torch\.utils\.data|torch\.jit")
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")  # of the class token: 96 numbers
     cfg = configured(overrides)
     from lightning import seed_everything
 
