@@ -92,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mvit_train: {clean(str(error))}", file=sys.stderr)
         if isinstance(error, ConfigError):
             print("Nothing was started. See python -m mvit_train --help", file=sys.stderr)
+            launch.tell_batch_script("MISTAKE")
             return 2
         print("(--traceback shows where this comes from)", file=sys.stderr)
         return 1

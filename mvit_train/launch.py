@@ -15,12 +15,15 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mvit_train.redaction import clean
 
 PARENT = "MVIT_TRAIN_PARENT"
 """The environment variable with the process id of `start`, for the processes that it has started."""
+LEFT = "MVIT_TRAIN_LEFT"
+"""The environment variable by which a batch script names a file, where it finds what the run left for."""
 
 GRACE_SEC = 10.0  # for the others to end by themselves once one has failed: to print, and to close W&B
 POLL_SEC = 0.1
@@ -136,6 +139,13 @@ def place() -> tuple[int, int] | None:
         return None
     found = distributed.get_rank(), distributed.get_world_size()
     return found if found[1] > 1 else None
+
+
+def tell_batch_script(word: str) -> None:
+    """Says to the batch script, if there is one, what this run leaves for: SAVE or REQUEUE, as a `preempt.Wish` is
+    named, or MISTAKE for one in the settings, whose exit status srun may hide behind that of a process it has ended."""
+    if file := os.environ.get(LEFT):
+        Path(file).write_text(f"{word}\n", encoding="utf-8")
 
 
 def leave(error: Exception, *, brief: bool) -> NoReturn:

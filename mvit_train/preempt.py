@@ -16,10 +16,10 @@ from typing import Any, Self
 import torch
 import torch.distributed
 
+from mvit_train.launch import tell_batch_script
+
 REQUEUE = "REQUEUE"
 """The file in the run folder that asks the batch script to queue the job again; the next start removes it."""
-LEFT = "MVIT_TRAIN_LEFT"
-"""The environment variable by which a batch script names a file, where it finds what the run left for: a `Wish`."""
 
 
 class Preempted(Exception):  # noqa: N818 - no error
@@ -133,5 +133,4 @@ def say_farewell(run_dir: Path, wish: int, sentence: str) -> None:
     """Tells the batch script that the run leaves unfinished, and whether it is to be started again."""
     if wish == Wish.REQUEUE:
         (run_dir / REQUEUE).write_text(f"{sentence}\n", encoding="utf-8")
-    if file := os.environ.get(LEFT):
-        Path(file).write_text(f"{Wish(wish).name}\n", encoding="utf-8")
+    tell_batch_script(Wish(wish).name)

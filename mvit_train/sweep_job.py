@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 DONE = "done"
-LEFT = "MVIT_TRAIN_LEFT"  # as in mvit_train.preempt
+LEFT = "MVIT_TRAIN_LEFT"  # as in mvit_train.launch
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 POLL_SEC = 0.2
 REPEAT_SEC = 5.0  # a signal is repeated until the run has left: one that comes while it starts is lost
@@ -62,9 +62,10 @@ class Jobs:
         if _rank() != 0:
             return
         outcome = DONE if status == 0 else f"failed, exit status {status}"
-        if left.exists():
-            outcome = f"saved and left{self._leave(left.read_text().strip())}"
-            left.unlink(missing_ok=True)
+        wish = left.read_text().strip() if left.exists() else ""
+        left.unlink(missing_ok=True)
+        if wish in ("SAVE", "REQUEUE"):
+            outcome = f"saved and left{self._leave(wish)}"
         elif status != 0 and signal.SIGTERM in asked:
             outcome = f"ended by SIGTERM{self._leave('SAVE')}"
         outcome_file(self.folder, job).write_text(outcome + "\n", encoding="utf-8")

@@ -39,7 +39,7 @@ ALLOWED = {
     "report": {"calibration", "data", "labels", "metrics", "mp4", "papers", "predictions", "report", "statistics"}
     | {"robustness", "temporal"},
     "checkpoint": {"labels", "torch_file"},
-    "preempt": set(),
+    "preempt": {"launch"},
     "launch": {"redaction"},
     "strategy": set(),
     "sweep": {"config", "sweep_job"},

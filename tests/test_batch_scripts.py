@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mvit_train.__main__ import main
 from mvit_train.config import compose, conf_dir
-from mvit_train.preempt import LEFT, Wish, say_farewell
+from mvit_train.launch import LEFT
+from mvit_train.preempt import Wish, say_farewell
 
 ARRAY = {f"SLURM_ARRAY_TASK_{name}": value for name, value in (("ID", "4"), ("MIN", "3"), ("MAX", "6"), ("COUNT", "4"))}
 STAND_INS = {
@@ -90,6 +92,7 @@ def test_arguments_reach_the_command_line_as_they_are(submit):
         ({}, False, 0),  # done
         ({"STATUS": "3"}, False, 3),  # failed
         ({"LEAVE": "REQUEUE"}, True, 0),  # SIGUSR1
+        ({"LEAVE": "MISTAKE", "STATUS": "143"}, False, 2),  # srun has ended the other process first
         ({"LEAVE": "SAVE"}, False, 0),  # SIGTERM of a user
         ({"LEAVE": "SAVE", "PREEMPTED": "2026-01-03T00:00:00"}, True, 0),
         ({"LEAVE": "SAVE", "PREEMPTED": "2026-01-01T00:00:00"}, False, 0),  # an earlier start
@@ -199,3 +202,10 @@ def test_a_run_tells_the_batch_script_what_it_left_for(tmp_path, monkeypatch):
     assert not (tmp_path / "REQUEUE").exists()
     say_farewell(tmp_path, Wish.REQUEUE, "preempted at step 3")
     assert (tmp_path / "left").read_text() == "REQUEUE\n"
+
+
+def test_a_mistake_in_the_settings_is_told_to_the_batch_script(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(LEFT, str(tmp_path / "left"))
+    assert main(["optim.lr=abc"]) == 2
+    assert "optim.lr = abc: must be float" in capsys.readouterr().err
+    assert (tmp_path / "left").read_text() == "MISTAKE\n"

@@ -154,7 +154,7 @@ def test_an_early_exit_calls_the_same_classes_in_one_process_and_in_two(run, two
     ("overrides", "status", "message"),
     [
         (["early_exit=-1"], 2, "is a margin, at least 0"),
-        (["early_exit=1.0", "module.ensemble=max"], 1, "compares the means of the scores of exclusive classes: not "),
+        (["early_exit=1.0", "module.ensemble=max"], 1, "exclusive classes: not for module.ensemble=max"),
     ],
 )
 def test_an_early_exit_that_makes_no_sense_is_refused(run, two_classes, overrides, status, message, capsys):

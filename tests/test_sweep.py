@@ -17,7 +17,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from tiny import TINY
 
-from mvit_train import preempt, sweep, sweep_job
+from mvit_train import launch, preempt, sweep, sweep_job
 from mvit_train.__main__ import main
 from mvit_train.checkpoint import read_checkpoint
 from mvit_train.sweep import combinations, parse, plan, reserve, run_name
@@ -214,7 +214,7 @@ def run(monkeypatch):
         def fake(arguments, variables):
             started.append(arguments)
             if wish:
-                Path(variables[preempt.LEFT]).write_text(f"{wish}\n")
+                Path(variables[launch.LEFT]).write_text(f"{wish}\n")
             return status, list(asked)
 
         monkeypatch.setattr(sweep_job, "run", fake)
@@ -229,7 +229,7 @@ def outcome(jobs, number):
 
 
 def test_what_a_run_leaves_for_is_read_where_it_is_written():
-    assert sweep_job.LEFT == preempt.LEFT
+    assert sweep_job.LEFT == launch.LEFT
     assert {wish.name for wish in preempt.Wish} == {"NOTHING", "SAVE", "REQUEUE"}
 
 

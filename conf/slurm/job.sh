@@ -3,7 +3,7 @@
 
 PYTHON=${PYTHON:-python}
 MAX_RESTARTS=${MAX_RESTARTS:-100}
-left=$PWD/.slurm-$SLURM_JOB_ID.left # what a run was asked for when it saved itself and left: REQUEUE or SAVE
+left=$PWD/.slurm-$SLURM_JOB_ID.left # what a run was asked for when it saved itself and left: REQUEUE or SAVE; or MISTAKE
 
 say() { echo "slurm: $*"; }
 fail() {
@@ -140,6 +140,7 @@ answer_for() {
   fi
   [[ -z ${staged:-} ]] || unstage
   case $(fact JobState):$wish in
+    *:MISTAKE) status=2 ;; # srun may have ended another process, with its own status, before that had found it, too
     RUNNING:REQUEUE) come_back ;;
     *:NOTHING) if ((status != 0)) && preempted; then come_back; fi ;;
     RUNNING:SAVE) if preempted; then come_back; else say "saved and left on SIGTERM: not requeued"; fi ;;
