@@ -115,6 +115,8 @@ class Config:
             mistakes["early_exit"] = "is a margin, at least 0" if margin < 0 else "is for task=evaluate"
         if task == "train":
             mistakes |= _shard_mistakes(arguments)
+            if "forward" not in (orders := arguments.get("frame_order", "all")) and orders not in ("all", "card"):
+                mistakes["frame_order"] = "a training is reported by its videos played forward: name forward, too"
         if not re.fullmatch(r"[1-9]\d*x[13]", arguments.get("views", "1x1")):
             mistakes["views"] = "must be clips x crops, with 1 or 3 crops, such as 5x1"
         return mistakes

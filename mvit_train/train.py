@@ -1,7 +1,7 @@
-"""`task=train`: fits a model and evaluates its best checkpoint in every frame order."""
+"""`task=train`: fits a model and evaluates its best checkpoint, in four frame orders unless others are asked for."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from mvit_train.preempt import REQUEUE, Preempted
 from mvit_train.resume import Checkpoints, resume_point
 from mvit_train.strategy import Shards
 from mvit_train.telemetry import Telemetry
-from mvit_train.temporal import frame_orders
+from mvit_train.temporal import FrameOrder, frame_orders
 from mvit_train.tracking import Tracking
 
 
@@ -46,6 +46,7 @@ def run(cfg) -> None:
 def fit_and_evaluate(cfg, run_dir: Path, checkpoints: Checkpoints, how_to_go_on: str) -> None:
     """Trains in `run_dir`, from where an earlier leg of the run has ended if there is one, and evaluates."""
     data: VideoDataModule = build(cfg.data)
+    orders = frame_orders(cfg.frame_order, data.num_frames)
     resume_from = resume_point(run_dir, Path(cfg.ckpt) if cfg.ckpt else None)
     label_note = follow(data, read_checkpoint(resume_from), resume_from, resume=True) if resume_from else None
     run_dir.mkdir(parents=True, exist_ok=True)  # only now: a refused resumption leaves the run as it was
@@ -73,7 +74,7 @@ def fit_and_evaluate(cfg, run_dir: Path, checkpoints: Checkpoints, how_to_go_on:
                 unreadable, module = module.unreadable, build_module(cfg, data)
                 module.unreadable = unreadable
                 trainer = build_trainer(cfg, run_dir, logger=False, callbacks=[checkpoints])
-            metrics = evaluate_best(cfg, module, data, trainer, run_dir, label_note)
+            metrics = evaluate_best(cfg, module, data, trainer, run_dir, label_note, orders)
         except Preempted as preempted:
             if trainer.is_global_zero:
                 print(f"{preempted}; {how_to_go_on}", flush=True)
@@ -84,9 +85,15 @@ def fit_and_evaluate(cfg, run_dir: Path, checkpoints: Checkpoints, how_to_go_on:
 
 
 def evaluate_best(
-    cfg, module: VideoClassifier, data: VideoDataModule, trainer: Trainer, run_dir: Path, label_note: str | None
+    cfg,
+    module: VideoClassifier,
+    data: VideoDataModule,
+    trainer: Trainer,
+    run_dir: Path,
+    label_note: str | None,
+    orders: Sequence[FrameOrder],
 ) -> dict[str, Any]:
-    """Evaluates the best checkpoint in every frame order, beside a linear probe if one was asked for."""
+    """Evaluates the best checkpoint in the given frame orders, beside a linear probe if one was asked for."""
     best = resolve_checkpoint(run_dir)
     checkpoint = read_checkpoint(best)
     module.load_state_dict(checkpoint["state_dict"])
@@ -96,7 +103,7 @@ def evaluate_best(
         data,
         trainer,
         views=Views.parse(cfg.views),
-        frame_orders=frame_orders("all", data.num_frames),
+        frame_orders=orders,
         run_dir=run_dir,
         weights_from=best,
         checkpoint=checkpoint,

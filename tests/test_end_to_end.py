@@ -47,6 +47,27 @@ def test_a_folder_of_videos_becomes_a_model_a_score_and_a_report(folder, tmp_pat
     assert any((done / "wandb").glob("offline-run-*/run-*.wandb"))
 
 
+def test_a_training_ends_with_the_frame_orders_that_are_asked_for(folder, tmp_path, capsys):
+    assert run(folder, tmp_path, "run_id=a", "frame_order=[forward,reverse]", "trainer.max_epochs=1") == 0
+    metrics = json.loads((tmp_path / "motion" / "a" / "metrics.json").read_text())
+    assert list(metrics["orders"]) == ["forward", "reverse"]
+
+
+@pytest.mark.parametrize(
+    ("order", "status", "message"),
+    [
+        ("reverse", 2, "frame_order = reverse: a training is reported by its videos played forward"),
+        ("[forward,jumble_4]", 1, "frame_order=jumble_4: "),  # clips of 4 frames have one such block
+    ],
+)
+def test_frame_orders_that_cannot_be_reported_are_refused_before_the_training(
+    folder, tmp_path, capsys, order, status, message
+):
+    assert run(folder, tmp_path, "run_id=a", f"frame_order={order}") == status
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "motion").exists()
+
+
 def test_evaluation_takes_the_checkpoint_s_configuration_and_the_command_line_s_changes(folder, tmp_path):
     assert run(folder, tmp_path, "run_id=a") == 0
     done = tmp_path / "motion" / "a"
