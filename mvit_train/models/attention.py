@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from mvit_train.models.layers import LAYER_NORM_EPS, DropPath, Mlp, Pool, PoolSpec, parameter
+from mvit_train.models.layers import LAYER_NORM_EPS, DropPath, Linear, Mlp, Pool, PoolSpec, parameter
 from mvit_train.ops.attention import attend
 from mvit_train.ops.pooling import THW, pool_norm
 
@@ -46,8 +46,8 @@ class PoolingAttention(nn.Module):
         super().__init__()
         self.num_heads, self.num_cls, self.residual_pooling = num_heads, int(cls_token), residual_pooling
         head_dim = att_dim // num_heads
-        self.qkv = nn.Linear(dim, 3 * att_dim)
-        self.proj = nn.Linear(att_dim, att_dim)
+        self.qkv = Linear(dim, 3 * att_dim)
+        self.proj = Linear(att_dim, att_dim)
 
         def pooling(spec: PoolSpec | None) -> tuple[Pool | None, nn.LayerNorm | None]:
             if spec is None:
@@ -174,7 +174,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(att_dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(att_dim, 4 * att_dim, dim_out)
-        self.proj = nn.Linear(dim, dim_out) if dim_out != dim else None
+        self.proj = Linear(dim, dim_out) if dim_out != dim else None
         self.pool_skip = None
         if q_pool is not None and q_pool.stride != (1, 1, 1):
             spec = PoolSpec("max", overlapping_kernel(q_pool.stride), q_pool.stride)

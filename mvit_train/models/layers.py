@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mvit_train.ops.linear import linear
 from mvit_train.ops.pooling import THW, pool_conv, pool_output, pool_window
 
 INIT_STD = 0.02
@@ -75,14 +76,22 @@ class Pool(nn.Module):
         return f"{self.spec.kind}, kernel={self.spec.kernel}, stride={self.spec.stride}"
 
 
+class Linear(nn.Linear):
+    """torch.nn.Linear, computed by `ops.linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input: (..., C). Returns (..., C')."""
+        return linear(input, self.weight, self.bias)
+
+
 class Mlp(nn.Module):
     """Linear, exact GELU, linear."""
 
     def __init__(self, dim: int, hidden_dim: int, dim_out: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = Linear(dim, hidden_dim)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dim, dim_out)
+        self.fc2 = Linear(hidden_dim, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))

@@ -14,6 +14,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from mvit_train.ops import forced, triton_takes
 
+LOGITS = 1_600_000  # bf16 numbers that stay in the cache of a CPU core
+
 
 def attend(
     q: Tensor,
@@ -33,7 +35,8 @@ def attend(
         from mvit_train.ops import triton_attention  # needs Triton
 
         return triton_attention.attend(q, k, v, q_rel, k_rel, residual_from)[0]
-    x = (attend_reference if path == "reference" else attend_fused)(q, k, v, q_rel=q_rel, k_rel=k_rel)
+    paths = {"reference": attend_reference, "fast": attend_fused, "products": attend_by_products}
+    x = paths[path](q, k, v, q_rel=q_rel, k_rel=k_rel)
     if residual_from is None:
         return x
     attended, x = x, x + q
@@ -47,6 +50,24 @@ def attend_reference(
 ) -> Tensor:
     """The definition, by matrix products."""
     return attention_weights(q, k, q_rel=q_rel, k_rel=k_rel) @ v
+
+
+def attend_by_products(
+    q: Tensor, k: Tensor, v: Tensor, *, q_rel: Tensor | None = None, k_rel: Tensor | None = None
+) -> Tensor:
+    """By matrix products of so many queries at a time that their logits stay in the cache, the relative term as further
+    channels of q and k."""
+    q = q * q.shape[-1] ** -0.5
+    if q_rel is not None and k_rel is not None:
+        fill = -(q.shape[-1] + q_rel.shape[-1]) % 8
+        q, k = pad(torch.cat((q, q_rel), dim=-1), (0, fill)), pad(_with_positions(k, k_rel), (0, fill))
+    num_queries = max(64, LOGITS // (q.shape[0] * q.shape[1] * k.shape[2]))
+    attended = [(part @ k.transpose(-2, -1)).softmax(-1) @ v for part in q.split(num_queries, dim=2)]
+    return attended[0] if len(attended) == 1 else torch.cat(attended, dim=2)
+
+
+def _with_positions(k: Tensor, k_rel: Tensor) -> Tensor:
+    return torch.cat((k, k_rel.to(k.dtype).expand(*k.shape[:2], -1, -1)), dim=-1)
 
 
 def attention_weights(q: Tensor, k: Tensor, *, q_rel: Tensor | None = None, k_rel: Tensor | None = None) -> Tensor:
@@ -69,7 +90,7 @@ def attend_fused(
     d, to = q.shape[-1], fused_channels(q, q_rel)
     fill = to - d - q_rel.shape[-1]
     q = pad(torch.cat((q * d**-0.5, q_rel), dim=-1), (0, fill))
-    k = pad(torch.cat((k, k_rel.to(k.dtype).expand(*k.shape[:2], -1, -1)), dim=-1), (0, fill))
+    k = pad(_with_positions(k, k_rel), (0, fill))
     return scaled_dot_product_attention(q, k, pad(v, (0, to - d)), scale=1.0)[..., :d]
 
 
@@ -81,7 +102,7 @@ def fused_channels(q: Tensor, q_rel: Tensor) -> int:
     return -(-needed // step) * step
 
 
-def _fastest(q: Tensor, q_rel: Tensor | None) -> Literal["reference", "fast", "triton"]:
+def _fastest(q: Tensor, q_rel: Tensor | None) -> Literal["products", "fast", "triton"]:
     """On GPUs a kernel of our own where the fused one would need more than 128 channels, for which it is slow.
 
     In bf16 on CPUs without AMX the fused kernel is slower than two products and a softmax.
@@ -90,4 +111,4 @@ def _fastest(q: Tensor, q_rel: Tensor | None) -> Literal["reference", "fast", "t
         fits = q.shape[-1] <= 128 and q_rel.shape[-1] <= 64  # in shared memory and registers
         return "triton" if fits else "fast"
     by_products = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
-    return "reference" if by_products else "fast"
+    return "products" if by_products else "fast"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mvit_train import ops
+from mvit_train.ops import attention
 from mvit_train.ops.attention import attend
 
 
@@ -31,6 +32,33 @@ def test_fused_attention_equals_the_reference_with_its_gradients(positions, devi
     assert len(results["fast"]) == (4 if positions is None else 5)
     for fast, reference in zip(*results.values(), strict=True):
         torch.testing.assert_close(fast, reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", [None, 5, 16])
+@pytest.mark.parametrize("num_queries", [37, 200])  # at once, and 64 at a time
+def test_attention_by_products_equals_the_reference_with_its_gradients(num_queries, positions, device, monkeypatch):
+    monkeypatch.setattr(attention, "LOGITS", 1000)
+    results = {}
+    for attend_by in (attention.attend_by_products, attention.attend_reference):
+        given = inputs(num_queries, 21, positions, device)
+        tensors = {name: x if name == "k_rel" else x.requires_grad_() for name, x in given.items()}
+        out = attend_by(**tensors)
+        out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(device))
+        results[attend_by] = [out.detach(), *(x.grad for x in tensors.values() if x.grad is not None)]
+    for products, reference in zip(*results.values(), strict=True):
+        torch.testing.assert_close(products, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_by_products_is_closer_to_float64_than_the_reference_in_bf16():
+    tensors = inputs(200, 21, 16, "cpu")
+    exact = attention.attend_reference(**{name: x.double() for name, x in tensors.items()})
+    rounded = {name: x.bfloat16() for name, x in tensors.items()}
+    errors = [
+        (attend_by(**rounded).double() - exact).norm()
+        for attend_by in (attention.attend_by_products, attention.attend_reference)
+    ]
+    assert errors[0] <= errors[1]
+    assert errors[1] < 0.02 * exact.norm()
 
 
 def test_the_relative_term_is_added_unscaled(device):
