@@ -14,6 +14,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from mvit_train.ops import forced, triton_takes
 
+AMX = torch.cpu._is_amx_tile_supported()
 LOGITS = 1_600_000  # bf16 numbers that stay in the cache of a CPU core
 
 
@@ -110,5 +111,5 @@ def _fastest(q: Tensor, q_rel: Tensor | None) -> Literal["products", "fast", "tr
     if q_rel is not None and fused_channels(q, q_rel) > 128 and q.dtype != torch.float32 and triton_takes(q):
         fits = q.shape[-1] <= 128 and q_rel.shape[-1] <= 64  # in shared memory and registers
         return "triton" if fits else "fast"
-    by_products = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
+    by_products = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not AMX
     return "products" if by_products else "fast"

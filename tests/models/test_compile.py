@@ -27,10 +27,11 @@ def logits_and_gradients(model: torch.nn.Module, x: torch.Tensor) -> list[torch.
 
 
 @pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_model_is_one_graph(name, training):
+def test_the_model_is_one_graph(name, training, bf16):
     model = BUILDERS[name](drop_path_rate=0.1).train(training)
-    with torch.set_grad_enabled(training):
+    with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         explained = torch._dynamo.explain(model)(clip(model))
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
     torch._dynamo.reset()
