@@ -26,7 +26,7 @@ from mvit_train import scaling
 from mvit_train.benchmarks import decode as decode_benchmark
 from mvit_train.benchmarks import kernels
 from mvit_train.benchmarks import loader as loader_benchmark
-from mvit_train.benchmarks.peers import MODELS, AbsentError, build_ours, build_peer, check_equal
+from mvit_train.benchmarks.peers import HIERA, MODELS, AbsentError, build_ours, build_peer, check_equal
 from mvit_train.benchmarks.timing import Precision, StepKind, cpu_mb_added, cuda_mb_added, make_step, take_turns
 from mvit_train.config import build
 
@@ -39,7 +39,8 @@ class Benchmark:
     """What to measure: every combination of models, compile, batch_sizes, precisions and steps.
 
     Args:
-        peers: the implementations to compare with; the first one present is the base of the ratios.
+        peers: the implementations to compare with; the first one present is the base of the ratios. "hiera" is Hiera-B,
+            another network.
         num_frames, crop_size: of the input.
         precisions: "bf16" is autocast.
         steps: "forward" for evaluation, or "train": forward, cross entropy, backward, gradients dropped.
@@ -50,7 +51,7 @@ class Benchmark:
     """
 
     models: tuple[Literal["mvit_b", "mvit_v2_s"], ...] = ("mvit_b", "mvit_v2_s")
-    peers: tuple[Literal["torchvision", "pytorchvideo"], ...] = ("torchvision", "pytorchvideo")
+    peers: tuple[Literal["torchvision", "pytorchvideo", "hiera"], ...] = ("torchvision", "pytorchvideo")
     num_frames: int = 16
     crop_size: int = 224
     batch_sizes: tuple[int, ...] = (1,)
@@ -177,7 +178,9 @@ def compare(model: str, settings: Benchmark, device: torch.device, notes: list[s
                 speed=(median(ratios), min(ratios), max(ratios)),
                 clips_per_sec=clips_per_sec,
                 added_mb=added_mb,
-                mfu=flops_per_sec / settings.peak_tflops / 1e12 if flops and precision == "bf16" else None,
+                mfu=flops_per_sec / settings.peak_tflops / 1e12
+                if flops and precision == "bf16" and who != HIERA
+                else None,
             )
             rows.append(row)
         yield rows
@@ -196,6 +199,10 @@ def contestants(model: str, settings: Benchmark, device: torch.device, notes: li
     ours.to(device)
     video = torch.randn(1, 3, *ours.input_size, device=device)
     for peer, network in networks.items():
+        if peer == HIERA:
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+            notes.append(f"{model}: hiera is Hiera-B, another network, of {parameters / 1e6:.1f} M parameters")
+            continue
         difference = check_equal(peer, network, ours, video)
         notes.append(f"{model}: the logits of {peer} and ours differ by {difference:.0e} of the largest")
     return networks | {OURS: ours}

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from mvit_train.benchmark import Benchmark, compare, contestants, multiply_adds,
 from mvit_train.benchmarks.peers import AbsentError, build_ours, build_peer, check_equal
 from mvit_train.benchmarks.timing import cpu_mb_added, make_step, take_turns
 from mvit_train.config import ConfigError, check, compose
+from mvit_train.models import MViT
 
 SMALL: dict[str, Any] = dict(num_frames=4, crop_size=32)
 CPU = torch.device("cpu")
@@ -58,6 +60,7 @@ def test_every_parameter_of_the_compared_weights_is_drawn():
         ("torchvision.models.video.mvit", "torchvision", "mvit_b", "cannot be imported"),
         ("pytorchvideo.models.vision_transformers", "pytorchvideo", "mvit_b", "cannot be imported"),
         (None, "pytorchvideo", "mvit_v2_s", "has no MViTv2"),
+        (None, "hiera", "mvit_v2_s", "is measured with 16 frames of 224 pixels alone"),
     ],
 )
 def test_a_peer_that_is_not_there_is_reported_absent(monkeypatch, hidden, peer, model, why):
@@ -69,6 +72,19 @@ def test_a_peer_that_is_not_there_is_reported_absent(monkeypatch, hidden, peer, 
     settings = Benchmark(peers=(peer,), **SMALL)
     assert list(contestants(model, settings, CPU, notes)) == ["ours"]
     assert notes[0].startswith(f"{model}: {peer} is absent: {why}")
+
+
+def test_hiera_is_timed_but_not_compared(monkeypatch):
+    class Other(torch.nn.Linear):
+        def forward(self, input):
+            return super().forward(input.mean((2, 3, 4)))
+
+    hiera = SimpleNamespace(hiera_base_16x224=lambda pretrained: Other(3, 400))
+    monkeypatch.setitem(sys.modules, "hiera", hiera)
+    notes: list[str] = []
+    networks = contestants("mvit_v2_s", Benchmark(peers=("hiera",)), CPU, notes)
+    assert {name: type(network) for name, network in networks.items()} == {"hiera": Other, "ours": MViT}
+    assert notes == ["mvit_v2_s: hiera is Hiera-B, another network, of 0.0 M parameters"]
 
 
 def test_all_take_turns_after_a_warm_up():

@@ -1,4 +1,5 @@
 """The same networks in torchvision and PyTorchVideo, with the weights of ours: what `task=benchmark` compares with.
+And Hiera-B (arXiv 2306.00989), a successor of another architecture, for time and memory alone.
 
 Neither package is imported before it is asked for. Nothing drops out in any of them, so that all do the same work.
 """
@@ -16,6 +17,9 @@ from mvit_train.models.formats import from_ours
 MODELS: dict[str, Callable[..., MViT]] = {"mvit_b": mvit_b, "mvit_v2_s": mvit_v2_s}
 # Of the largest logit, in float32. The LayerNorms of PyTorchVideo 0.1.5's poolings add 1e-5, all others 1e-6.
 TOLERANCE = {"torchvision": 1e-5, "pytorchvideo": 1e-4}
+
+
+HIERA = "hiera"  # of the package hiera-transformer
 
 
 class AbsentError(Exception):
@@ -37,8 +41,10 @@ def build_ours(model: str, *, num_frames: int, crop_size: int, seed: int = 0) ->
 
 
 def build_peer(peer: str, model: str, ours: MViT) -> nn.Module:
-    """The peer's network of our `model`, with its weights. Raises AbsentError."""
+    """The peer's network of our `model`, with its weights; of "hiera" its own. Raises AbsentError."""
     try:
+        if peer == HIERA:
+            return _hiera(ours)
         theirs = {"torchvision": lambda _, ours: torchvision_twin(ours), "pytorchvideo": _pytorchvideo}[peer](
             model, ours
         )
@@ -107,3 +113,12 @@ def _pytorchvideo(model: str, ours: MViT) -> nn.Module:
     num_frames, crop_size, _ = ours.input_size
     size: dict[str, Any] = dict(temporal_size=num_frames, spatial_size=crop_size)
     return create_multiscale_vision_transformers(**mvit_video_base_config | size, head_dropout_rate=0.0)
+
+
+def _hiera(ours: MViT) -> nn.Module:
+    if ours.input_size != (16, 224, 224):
+        raise AbsentError("is measured with 16 frames of 224 pixels alone")
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        from hiera import hiera_base_16x224  # pyright: ignore[reportMissingImports]
+
+    return hiera_base_16x224(pretrained=False)
