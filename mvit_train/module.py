@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from mvit_train.data.datamodule import VideoDataModule
 from mvit_train.data.dataset import Batch, Failure
 from mvit_train.data.manifest import Manifest
 from mvit_train.data.mixup import Mixup, smooth_one_hot
+from mvit_train.data.transfer import to_device
 from mvit_train.labels import Labels
 from mvit_train.metrics import Ensemble, ViewScores, summarize
 from mvit_train.optim import WarmupCosine
@@ -137,7 +137,7 @@ class VideoClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._account(batch["failures"])
         rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx, self.global_rank])
-        video, target = self.mixup(self._augmented(batch), batch["label"], len(self.labels), rng)
+        video, target = self.mixup(self._erased(batch), batch["label"], len(self.labels), rng)
         logits = self.logits(video)
         loss = self.loss(logits, target)
         values = {"train/loss": loss.detach()}
@@ -148,29 +148,26 @@ class VideoClassifier(LightningModule):
         self.log("train/substituted", float(self.substituted))
         return loss
 
-    def _augmented(self, batch: Batch) -> Tensor:
-        """Normalised clips (B, 3, T, S, S): augmented here if the workers have left it to this device, then erased."""
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves a batch, and augments its clips there if the workers have left that to this device."""
+        return to_device(batch, device, self._augmented)
+
+    def _augmented(self, batch: Batch) -> Batch:
         clips, transform = batch["video"], self.data.transform
         if isinstance(clips, list):
-            copies = [
-                transform.apply(clip, plan) for clip, plans in zip(clips, batch["drawn"], strict=True) for plan in plans
-            ]
-            clips = torch.stack(copies)
+            drawn = zip(clips, batch["drawn"], strict=True)
+            batch["video"] = torch.stack([transform.apply(clip, plan) for clip, plans in drawn for plan in plans])
+        return batch
+
+    def _erased(self, batch: Batch) -> Tensor:
+        """Normalised clips (B, 3, T, S, S), in training with what was drawn to be erased."""
+        clips = batch["video"]
+        assert isinstance(clips, Tensor)  # since `_augmented`
         video = self.normalise(clips)
         for clip, erasure in zip(video, batch["erasures"], strict=bool(batch["erasures"])):
             if erasure is not None:
                 erasure.apply(clip)
         return video
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves tensors, also within lists; what was drawn stays."""
-
-        def moved(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
-            return [moved(item) for item in value] if isinstance(value, list) else value
-
-        return cast(Batch, {key: moved(value) for key, value in batch.items()})
 
     def _account(self, failures: Sequence[Failure]) -> None:
         """Counts and names replaced training videos; stops the run once too many are unreadable."""
