@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from lightning import LightningDataModule
@@ -114,6 +114,10 @@ class VideoDataModule(LightningDataModule):
         self.corruption: Corruption | None = None  # of the test
         self._splits: dict[Split, Manifest] | None = None
         self._condemned: dict[Split, dict[int, str]] = {"train": {}, "val": {}}  # known to all loaders of a split
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the trainer, which a process that reads for this one neither needs nor could always be given."""
+        return self.__dict__ | {"trainer": None}
 
     @classmethod
     def check_arguments(cls, arguments: dict) -> dict[str, str]:

@@ -1,5 +1,7 @@
+import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -154,3 +156,11 @@ def test_the_configured_policy_chooses_the_frames(folder, read_barcodes, monkeyp
     batch = next(iter(data.test_dataloader()))
     first = batch["video"][batch["video_index"] == batch["video_index"][0]]
     assert [read_barcodes(clip) for clip in first] == expected
+
+
+def test_a_reading_process_gets_the_data_without_the_trainer(folder):
+    data = make(root=folder)
+    data.trainer = SimpleNamespace(schedule=lambda step: step)  # pyright: ignore[reportAttributeAccessIssue] - no pickle
+    copy = pickle.loads(pickle.dumps(data))
+    assert copy.trainer is None
+    assert copy.splits["val"].paths == data.splits["val"].paths
