@@ -45,7 +45,7 @@ def test_the_page_of_this_project_is_made_of_its_results(capsys):
     assert main([str(file) for file in files]) == 0
     assert capsys.readouterr().out == (ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
     kinds = {json.loads(file.read_text())["context"]["what"] for file in files}
-    assert {"model", "kernels", "scale"} <= kinds
+    assert {"model", "kernels", "decode", "loader", "scale"} <= kinds
 
 
 def test_measured_and_predicted_stand_apart_and_every_row_is_there():
@@ -57,6 +57,7 @@ def test_measured_and_predicted_stand_apart_and_every_row_is_there():
     )
     assert "torchvision" in measured
     assert "decord is absent" in measured
+    assert "### Forward passes and training steps: eager, against torchvision" in measured
     assert "k400_mvit_b" not in measured
     assert "| k400_mvit_b | 4 | 8 | 3900 | 97 % | 6.9 | 165 | 500 clips/s |" in predicted
     assert "360 GB/s" in predicted

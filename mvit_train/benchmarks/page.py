@@ -18,9 +18,9 @@ Column = tuple[str, Callable[[Row], Any]]
 INTRODUCTION = """# Benchmarks
 
 Made by `make benchmarks` from the files in [docs/benchmarks](docs/benchmarks), which `task=benchmark` has written;
-[docs/benchmark.md](docs/benchmark.md) says how each is measured, and has the tables of readers and loaders. Ratios
-are of times in the same round, medians with the range over the rounds; above 1 ours is faster. What was tried and
-what it gave: [docs/speed.md](docs/speed.md).
+[docs/benchmark.md](docs/benchmark.md) says how each is measured. Ratios are of
+times in the same round, medians with the range over the rounds; above 1 ours is faster. What was tried and what it
+gave: [docs/speed.md](docs/speed.md).
 """
 
 GPU_COMMANDS = """Not measured: no GPU was at hand. On one:
@@ -111,7 +111,7 @@ def page(results: Iterable[Result]) -> str:
         ("loader", "Whole loaders", LOADER),
     ):
         for result in by_what.get(what, []):
-            parts += [f"### {title}\n", about(result), markdown(result["rows"], columns)]
+            parts += [f"### {title}{against(result)}\n", about(result), markdown(result["rows"], columns)]
     scale = by_what.get("scale", [])
     for result in scale:
         if result["checks"]:
@@ -124,6 +124,14 @@ def page(results: Iterable[Result]) -> str:
         if result["rows"]:
             parts += ["### Training on many GPUs\n", assumptions(result), markdown(result["rows"], SCALE)]
     return "\n".join(parts)
+
+
+def against(result: Result) -> str:
+    """How and with whom models were compared, for a title; "" for other results."""
+    if result["context"]["what"] != "model":
+        return ""
+    modes, peers = (list(dict.fromkeys(row[key] for row in result["rows"])) for key in ("compile", "who"))
+    return f": {', '.join(modes)}, against {', '.join(peer for peer in peers if peer != 'ours')}"
 
 
 def about(result: Result) -> str:
