@@ -164,3 +164,14 @@ def test_a_reading_process_gets_the_data_without_the_trainer(folder):
     copy = pickle.loads(pickle.dumps(data))
     assert copy.trainer is None
     assert copy.splits["val"].paths == data.splits["val"].paths
+
+
+def test_more_processes_than_videos_are_refused_before_one_has_nothing_to_do(folder, monkeypatch):
+    data = make(root=folder)
+    videos = len(data.splits["val"])
+    monkeypatch.setattr(VideoDataModule, "_world_size", videos)
+    assert len(data.test_dataloader()) == 1
+    monkeypatch.setattr(VideoDataModule, "_world_size", videos + 1)
+    message = f"{videos} videos of the val split cannot be shared by {videos + 1} processes: set trainer.devices"
+    with pytest.raises(ValueError, match=message):
+        data.test_dataloader()
