@@ -136,7 +136,7 @@ def build_trainer(cfg, run_dir: Path, *, logger, callbacks: list, training: bool
     training: whether it shall also train; else each process holds the whole model, whatever `trainer.strategy` says.
     """
     if cfg.trainer.get("enable_progress_bar", True):
-        callbacks = [*callbacks, ProgressBar(leave=False) if sys.stdout.isatty() else ProgressLines()]
+        callbacks = [*callbacks, ProgressBar() if sys.stdout.isatty() else ProgressLines()]
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():  # as Lightning chooses
         plugins.append(SLURMEnvironment(auto_requeue=False))  # its handlers can deadlock; ours: mvit_train.preempt
@@ -155,12 +155,20 @@ class EndedBySignals(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar without the logger's version number."""
+    """Lightning's bar without the logger's version number. In training its values are those of every
+    `log_every_n_steps`-th batch: reading one waits until the device has computed it."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=False)
+        self._shown: dict[str, Any] = {}
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+        batch, every = trainer.fit_loop.epoch_loop.batch_idx, getattr(trainer, "log_every_n_steps", 1)
+        if not trainer.training or not self._shown or batch % max(every, 1) == 0:
+            metrics = super().get_metrics(trainer, pl_module)
+            metrics.pop("v_num", None)
+            self._shown = metrics
+        return self._shown
 
 
 class ProgressLines(LightningProgressBar):

@@ -144,8 +144,9 @@ class VideoClassifier(LightningModule):
         if not self.multi_label:
             values["train/top1"] = (logits.argmax(1) == target.argmax(1)).float().mean() * 100
         self.log_dict(values, prog_bar=True, batch_size=len(video))
-        self.log("optim/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))  # the head's
-        self.log("train/substituted", float(self.substituted))
+        lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)  # the head's
+        for name, value in (("optim/lr", lr), ("train/substituted", self.substituted)):
+            self.log(name, torch.full((), float(value)))  # a float Lightning would copy to the device, and wait
         return loss
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

@@ -80,7 +80,8 @@ def _sum_taps(video: Tensor, place: Tensor, weight: Tensor, fill: Sequence[int])
     channels, num_frames, height, width = video.shape
     pixels = video.new_empty(height * width + 1, channels, num_frames, dtype=torch.float64)
     pixels[:-1] = video.flatten(2).permute(2, 0, 1)
-    pixels[-1] = torch.tensor(fill, device=video.device)[:, None]
+    for channel, level in enumerate(fill):  # a tensor of them would have to travel to the device
+        pixels[-1, channel] = level
     out = embedding_bag(place, pixels.flatten(1), mode="sum", per_sample_weights=weight)  # (H * W, channels * frames)
     out = out.add_(ROUNDING).clamp_(0, 255).to(torch.uint8)
     return out.t().reshape(channels, num_frames, height, width)

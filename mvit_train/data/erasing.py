@@ -22,9 +22,10 @@ class Erasure:
     seed: int
 
     def apply(self, video: Tensor) -> None:
-        """Erases from float (3, T, S, S), in place, on any device: the noise comes from the CPU, the same for all."""
+        """Erases from float (3, T, S, S), in place, by noise of the clip's device: each kind of device has its own."""
         box = video[..., self.top : self.top + self.height, self.left : self.left + self.width]
-        box.copy_(torch.randn(box.shape, generator=torch.Generator().manual_seed(self.seed)))
+        random = torch.Generator(video.device).manual_seed(self.seed)
+        box.copy_(torch.randn(box.shape, generator=random, device=video.device))
 
 
 class RandomErasing:

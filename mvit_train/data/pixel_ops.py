@@ -36,13 +36,20 @@ def equalize(video: Tensor) -> Tensor:
     """Flattens the histogram of each channel of each frame. (torchvision takes twice as long.)"""
     planes = _planes(video)
     first = torch.arange(len(planes), dtype=torch.int32, device=video.device)[:, None] * 256
-    count = torch.bincount((planes + first).flatten(), minlength=len(planes) * 256).view(-1, 256)  # (3T, 256)
+    histogram = torch.bincount if video.device.type == "cpu" else histogram_by_scatter
+    count = histogram((planes + first).flatten(), minlength=len(planes) * 256).view(-1, 256)  # (3T, 256)
     below = count.cumsum(1) - count
     num_brightest = count.gather(1, planes.amax(1, keepdim=True).long())
     step = (planes.shape[1] - num_brightest) // 255
     table = ((step // 2 + below) // step.clamp(min=1)).clamp(max=255)
     level = torch.arange(256, device=video.device)
     return _look_up(video, torch.where(step > 0, table, level).to(torch.uint8))
+
+
+def histogram_by_scatter(values: Tensor, *, minlength: int) -> Tensor:
+    """torch.bincount of values below `minlength`, for which no GPU has to tell the host their maximum."""
+    count = torch.zeros(minlength, dtype=torch.int64, device=values.device)
+    return count.scatter_add_(0, values.long(), torch.ones_like(values, dtype=torch.int64))
 
 
 def solarize(video: Tensor, threshold: int) -> Tensor:
