@@ -756,6 +756,8 @@ def test_a_box_drawn_over_the_map_zooms_and_a_double_click_shows_all_again(brows
         look(200);
     })"""
     assert browser.evaluate(until % f"{ticks} > 20 && {ticks} < 60")
+    # A loaded machine may need more than 300 ms, plotly's limit, between the two clicks.
+    browser.evaluate("void (document.getElementById('confusion-chart')._context.doubleClickDelay = 60_000)")
     for clicks in (1, 2):  # right of the names that are there now
         mouse("mousePressed", 300, 200, clicks)
         mouse("mouseReleased", 300, 200, clicks)
