@@ -154,9 +154,9 @@ class VideoClassifier(LightningModule):
         return to_device(batch, device, self._augmented)
 
     def _augmented(self, batch: Batch) -> Batch:
-        clips, transform = batch["video"], self.data.transform
+        clips = batch["video"]
         if isinstance(clips, list):
-            drawn = zip(clips, batch["drawn"], strict=True)
+            transform, drawn = self.data.transform, zip(clips, batch["drawn"], strict=True)
             batch["video"] = torch.stack([transform.apply(clip, plan) for clip, plans in drawn for plan in plans])
         return batch
 
