@@ -1,4 +1,4 @@
-"""`task=train`: fits a model and evaluates its best checkpoint, in four frame orders unless others are asked for."""
+"""`task=train`: fits a model and evaluates its best checkpoint in several frame orders."""
 
 import os
 from collections.abc import Mapping, Sequence

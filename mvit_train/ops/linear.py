@@ -17,8 +17,7 @@ ONEDNN = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mk
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias. x: (..., C); weight: (C', C); bias: (C',). Returns (..., C')."""
-    path = forced() or ("fast" if ONEDNN and x.device.type == "cpu" else "reference")
-    if path == "reference" or not _by_onednn(x, weight, bias):
+    if forced() == "reference" or not _by_onednn(x, weight, bias):
         return functional.linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _Linear.apply(x, weight, bias)
@@ -26,7 +25,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether oneDNN takes these; not where the model is exported, for other machines."""
+    """Whether oneDNN is there and takes these; not where the model is exported, for other machines."""
     in_float32 = all(tensor is None or tensor.dtype == torch.float32 for tensor in (x, weight, bias))
     as_they_are = not (torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"))
     return ONEDNN and x.device.type == "cpu" and in_float32 and as_they_are
