@@ -106,7 +106,10 @@ class Job:
         return self.lab.processes_with(f"SLURM_JOB_ID={self.number}")
 
     def until(self, what: str, is_so: Callable[[], object], timeout_sec: float = 300) -> None:
-        """Waits for something; fails with the job's log if it does not come. Time in the queue does not count."""
+        """Waits for something; fails with the job's log if it does not come. Time in the queue does not count.
+
+        What is asked of Slurm after it is not older than it.
+        """
         until = last = time.monotonic()
         until += timeout_sec
         while not is_so():
@@ -115,6 +118,7 @@ class Job:
             assert time.monotonic() < until, f"not within {timeout_sec:g} s: {what}\n{self}\n{self.lab.log}"
             assert what == OVER or self.state not in ENDED, f"it has ended without {what}\n{self}"
             time.sleep(POLL_SEC / 5)
+        self.lab.forget_jobs()
 
     def until_end(self, state: str = "COMPLETED", timeout_sec: float = 400) -> None:
         """Waits until it is over, which must be in this state."""
@@ -230,11 +234,15 @@ class Lab:
                 self._asked = time.monotonic()
             return self._jobs
 
+    def forget_jobs(self) -> None:
+        """The next question about jobs goes to Slurm."""
+        with self._lock:
+            self._asked = 0.0
+
     def submit(self, folder: Path, file: str, *arguments: str, flags: tuple[str, ...] = (), **variables: str) -> Job:
         """`sbatch [flags] conf/slurm/<file> [arguments]` in a folder."""
         number = self.run("sbatch", "--parsable", *flags, str(SBATCH / file), *arguments, cwd=folder, **variables)
-        with self._lock:
-            self._asked = 0.0
+        self.forget_jobs()
         return Job(self, number.strip(), folder)
 
 
