@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mvit_train.ops.linear import linear
+from mvit_train.ops.linear import linear, mlp
 from mvit_train.ops.pooling import THW, pool_conv, pool_output, pool_window
 
 INIT_STD = 0.02
@@ -90,11 +90,10 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, dim_out: int) -> None:
         super().__init__()
         self.fc1 = Linear(dim, hidden_dim)
-        self.act = nn.GELU()
         self.fc2 = Linear(hidden_dim, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
 
 
 class DropPath(nn.Module):
