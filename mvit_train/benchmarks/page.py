@@ -105,13 +105,13 @@ def page(results: Iterable[Result]) -> str:
         by_what.setdefault(result["context"]["what"], []).append(result)
     parts = [INTRODUCTION, "## Measured\n"]
     for what, title, columns in (
-        ("model", "Forward passes and training steps", MODEL),
+        ("model", None, MODEL),
         ("kernels", "Operations", None),
         ("decode", "Reading clips", DECODE),
         ("loader", "Whole loaders", LOADER),
     ):
         for result in by_what.get(what, []):
-            parts += [f"### {title}{against(result)}\n", about(result), markdown(result["rows"], columns)]
+            parts += [f"### {title or compared(result)}\n", about(result), markdown(result["rows"], columns)]
     scale = by_what.get("scale", [])
     for result in scale:
         if result["checks"]:
@@ -126,12 +126,14 @@ def page(results: Iterable[Result]) -> str:
     return "\n".join(parts)
 
 
-def against(result: Result) -> str:
-    """How and with whom models were compared, for a title; "" for other results."""
-    if result["context"]["what"] != "model":
-        return ""
-    modes, peers = (list(dict.fromkeys(row[key] for row in result["rows"])) for key in ("compile", "who"))
-    return f": {', '.join(modes)}, against {', '.join(peer for peer in peers if peer != 'ours')}"
+def compared(result: Result) -> str:
+    """What of models was compared, how and with whom, for a title."""
+    steps, modes, peers = (
+        list(dict.fromkeys(row[key] for row in result["rows"])) for key in ("step", "compile", "who")
+    )
+    kinds = " and ".join({"forward": "forward passes", "train": "training steps"}[step] for step in steps)
+    others = ", ".join(peer for peer in peers if peer != "ours")
+    return f"{kinds.capitalize()}: {', '.join(modes)}, against {others}"
 
 
 def about(result: Result) -> str:

@@ -163,6 +163,12 @@ def test_a_sum_over_parts_is_not_rounded_after_each(monkeypatch):
 
 
 @WITH_ONEDNN
+def test_the_compiler_is_told_the_right_shapes_and_types():
+    torch.library.opcheck(torch.ops.mvit_train.linear, [tensor.detach() for tensor in arguments()])
+    torch.library.opcheck(torch.ops.mvit_train.mlp, [tensor.detach() for tensor in mlp_arguments()])
+
+
+@WITH_ONEDNN
 def test_no_export_for_other_machines_has_it():
     class Layer(torch.nn.Module):
         def forward(self, x, *weights):
