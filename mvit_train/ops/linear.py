@@ -158,11 +158,13 @@ class _Mlp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, weight1, bias1, weight2, *hidden = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for second derivatives; what was kept is of no graph
-            hidden = [linear(part, weight1, bias1) for part in _tokens(x)]
         of_first, of_second = ctx.needs_input_grad[:3], ctx.needs_input_grad[3:]
+        sizes = [len(part) for part in hidden]
+        tokens, grads = (each.reshape(-1, each.shape[-1]).split(sizes) for each in (x, grad_outputs[0]))
         parts = []
-        for part, before, grad in zip(_tokens(x), hidden, _tokens(grad_outputs[0]), strict=True):
+        for part, before, grad in zip(tokens, hidden, grads, strict=True):
+            if torch.is_grad_enabled():  # for second derivatives; what was kept is of no graph
+                before = linear(part, weight1, bias1)
             grad, *to_second = _gradients(grad, gelu(before), weight2, (any(of_first), *of_second))
             to_first = (None, None, None)
             if grad is not None:

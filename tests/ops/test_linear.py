@@ -132,6 +132,20 @@ def test_an_mlp_s_gradients_are_checked_by_differences(tokens, monkeypatch):
     assert torch.autograd.gradgradcheck(mlp, given)
 
 
+def test_an_mlp_s_backward_goes_by_the_parts_of_its_forward(monkeypatch):
+    """torch.set_num_threads may come between them."""
+    gradients = []
+    for threads in (1, 8):
+        monkeypatch.setattr(module, "TOKENS", 3)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        given = mlp_arguments()
+        out = mlp(*given)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        out.backward(torch.ones_like(out))
+        gradients.append([tensor.grad for tensor in given])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
 @pytest.mark.parametrize("frozen", [{0}, {1, 2}, {3, 4}, {0, 1, 2}, {0, 1, 2, 3}, {2, 4}])
 def test_what_needs_no_gradient_of_an_mlp_gets_none(frozen):
     given = mlp_arguments()
