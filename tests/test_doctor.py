@@ -284,8 +284,8 @@ def test_memory_that_is_not_there_is_a_failure_that_says_what_fits(monkeypatch):
     plan = Plan(accelerator="cpu", devices=1, precision="bf16-mixed")
     (found,) = forecast.memory(model, plan, 8, None)
     assert found.level == "failure"
-    assert "a training step of 8 clips: 5.6 GB" in found.text
-    assert "about 5 clips fit" in found.text
+    assert "a training step of 8 clips: 4.8 GB" in found.text
+    assert "about 6 clips fit" in found.text
     assert levels(forecast.memory(model, plan, 4, None)) == ["ok"]
 
 
