@@ -80,9 +80,9 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
     """Without gradients: oneDNN applies GELU to its product."""
-    product = torch.ops.mkldnn._linear_pointwise
-    parts = (product(part, weight1, bias1, "gelu", [], "none") for part in _tokens(x))
-    return _joined([product(part, weight2, bias2, "none", [], "") for part in parts]).view(*x.shape[:-1], -1)
+    with_gelu = torch.ops.mkldnn._linear_pointwise
+    parts = (with_gelu(part, weight1, bias1, "gelu", [], "none") for part in _tokens(x))
+    return _joined([_product(part, weight2, bias2) for part in parts]).view(*x.shape[:-1], -1)
 
 
 def _joined(parts: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
