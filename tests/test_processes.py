@@ -57,6 +57,8 @@ def run(arguments, *, size=1, launcher="start", prepare=lambda: None):
         if size > 1:
             here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | places(launcher, rank, size)
             os.environ.update({name: str(value) for name, value in here.items()})
+        # After a fork PyTorch makes its pool of threads anew; if two threads of autograd came first, they would fail.
+        torch.set_num_threads(torch.get_num_threads())
         prepare()
         os._exit(main([*arguments, f"trainer.devices={size}"]))
 
